@@ -1,0 +1,64 @@
+"""The ranking environment: a policy's turn goes in, an observation or the end comes out."""
+
+from dataclasses import dataclass, field
+
+from agenticrec_lite.agent.protocol import parse_turn
+from agenticrec_lite.agent.trajectory import Step
+from agenticrec_lite.tools import TaskContext, call_tool
+
+MAX_CALLS = 10
+
+
+@dataclass
+class RankingEnvironment:
+    """One task with its tools, the call budget and the record of what happened.
+
+    Attributes:
+        context: What the tools can say.
+        question: "rank", or "more" / "less" for a pair.
+        max_calls: The call after the last allowed one ends the trajectory as "over_budget".
+        steps, answer, outcome, n_calls: The record; `outcome` stays None while the trajectory goes on.
+    """
+
+    context: TaskContext
+    question: str = "rank"
+    max_calls: int = MAX_CALLS
+    steps: list[Step] = field(default_factory=list)
+    answer: list[int] | str | None = None
+    outcome: str | None = None
+    n_calls: int = 0
+
+    def step(self, text: str) -> str | None:
+        """Take one turn of the policy.
+
+        Args:
+            text: The turn without its end-of-turn token.
+
+        Returns:
+            The observation, or None when the trajectory has ended.
+        """
+        turn = parse_turn(text, self.question, len(self.context.candidates))
+        if turn.think:
+            self.steps.append(Step("think", turn.think))
+        if turn.error:
+            self.steps.append(Step("invalid", f"{text.strip()} -- {turn.error}"))
+            return self._end("bad_answer" if turn.bad_answer else "bad_turn")
+        if turn.answer is not None:
+            self.steps.append(Step("answer", str(turn.answer)))
+            self.answer = turn.answer
+            return self._end("answered")
+        self.steps.append(Step("call", text[text.index("<tool_call>") + 11 : text.rindex("</tool_call>")], turn.tool, turn.arguments))
+        if self.n_calls >= self.max_calls:
+            return self._end("over_budget")
+        self.n_calls += 1
+        observation = call_tool(turn.tool, turn.arguments, self.context)
+        self.steps.append(Step("observation", observation, turn.tool))
+        return observation
+
+    def cut(self, text: str) -> None:
+        """End a trajectory whose last turn did not finish within the length limit."""
+        self.steps.append(Step("invalid", text))
+        self._end("length")
+
+    def _end(self, outcome: str) -> None:
+        self.outcome = outcome

@@ -1,0 +1,97 @@
+"""Prompts and their tokens: one protocol for warm start, rollouts, evaluation and PPR."""
+
+from dataclasses import dataclass
+
+from agenticrec_lite.agent.protocol import TOP, write_answer, write_call
+from agenticrec_lite.tools import TOOLS, TaskContext
+from agenticrec_lite.tools.registry import parameters, summary
+from agenticrec_lite.tools.text import escape
+
+_MARK = "\u241e"  # stands for a turn or an observation while a template is taken apart
+
+
+def system_prompt(brief: bool) -> str:
+    """The rules of the game.
+
+    Args:
+        brief: One line a tool (nano), instead of one with its whole summary.
+    """
+    tools = "\n".join(
+        f"{name}({', '.join(parameters(tool))})" + ("" if brief else f": {summary(tool)}") for name, tool in TOOLS.items()
+    )
+    example = write_call("get_similar_items", {"item_title": "h1"})
+    rules = "" if brief else (
+        "You are a recommender agent. Think, call tools to gather evidence, then answer.\n"
+        "A turn is <think>your thoughts</think> followed by one tool call, for example\n"
+        f"{example}\nor by the answer. You may call at most 10 tools.\n"
+    )
+    return f"{rules}Tools:\n{tools}"
+
+
+def task_prompt(context: TaskContext, question: str = "rank", pair: tuple[int, int] | None = None) -> str:
+    """History, candidates and the question.
+
+    Args:
+        context: The task.
+        question: "rank", or "more" / "less" likely for a pair.
+        pair: Candidate numbers shown as A and B, for the pair-wise questions.
+    """
+    history = "\n".join(f"h{i + 1}. {escape(card.title)}" for i, card in enumerate(context.history))
+    candidates = "\n".join(f"{i + 1}. {escape(card.title)}" for i, card in enumerate(context.candidates))
+    if question == "rank":
+        ask = f"Rank the {TOP} best candidates, best first: {write_answer('[n, ...]')}"
+    else:
+        ask = f"Which is {question.upper()} likely the next item? A: {pair[0]} B: {pair[1]}"
+    return f"History, oldest first:\n{history}\nCandidates:\n{candidates}\n{ask}"
+
+
+@dataclass(frozen=True)
+class ChatFormat:
+    """A tokenizer's own chat template, taken apart once into the pieces that rollouts need.
+
+    Attributes:
+        tokenizer: With a chat template that knows the role "tool".
+        brief: Whether the system prompt is the short one.
+        observation_prefix, observation_suffix: Token ids around an observation, after the policy's end of turn and
+            up to the place where the policy goes on.
+        end_of_turn: The token with which the policy ends each turn.
+    """
+
+    tokenizer: object
+    brief: bool
+    observation_prefix: list[int]
+    observation_suffix: list[int]
+    end_of_turn: int
+
+    @classmethod
+    def of(cls, tokenizer, brief: bool = False) -> "ChatFormat":
+        turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _MARK}, {"role": "tool", "content": _MARK}]
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        _, between, after = text.split(_MARK)
+        end = tokenizer.eos_token
+        if not between.startswith(end):
+            raise ValueError(f"the chat template does not end a turn with {end!r}, but with {between[:20]!r}")
+        encode = lambda part: tokenizer.encode(part, add_special_tokens=False)  # noqa: E731
+        return cls(tokenizer, brief, encode(between.removeprefix(end)), encode(after), tokenizer.eos_token_id)
+
+    def prompt_ids(self, context: TaskContext, question: str = "rank", pair: tuple[int, int] | None = None) -> list[int]:
+        """Token ids of a task's prompt, up to the place where the policy begins."""
+        messages = [
+            {"role": "system", "content": system_prompt(self.brief)},
+            {"role": "user", "content": task_prompt(context, question, pair)},
+        ]
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def turn_ids(self, text: str) -> list[int]:
+        """Token ids of a scripted turn, end of turn included."""
+        return self.tokenizer.encode(text, add_special_tokens=False) + [self.end_of_turn]
+
+    def observation_ids(self, text: str) -> list[int]:
+        """Token ids from the end of the policy's turn to the start of its next one."""
+        body = self.tokenizer.encode(text, add_special_tokens=False)
+        return self.observation_prefix + body + self.observation_suffix
+
+    def turn_text(self, ids: list[int]) -> str:
+        """Text of a turn without its end-of-turn token, special tokens of the protocol kept."""
+        return self.tokenizer.decode(ids[:-1] if ids and ids[-1] == self.end_of_turn else ids, skip_special_tokens=False)

@@ -1,0 +1,262 @@
+"""The batched rollout engine: every prompt prefilled once a group, the KV cache kept across turns.
+
+One rule makes ragged batches exact: a token's slot in the cache is its position in its own row. Rows of different
+lengths then share a buffer without padding inside it; a query at position p attends to slots 0..p of its row, and
+whatever a shorter row's pads wrote beyond that is overwritten by its next real tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicLayer
+
+from agenticrec_lite.agent.environment import RankingEnvironment
+from agenticrec_lite.agent.prompts import ChatFormat
+from agenticrec_lite.agent.trajectory import Trajectory
+
+_BLOCK = 256
+
+
+class SlotLayer(DynamicLayer):
+    """One layer's keys and values in a preallocated buffer [B, heads, capacity, d], written at given slots."""
+
+    slots: torch.Tensor  # [B, n] where the next tokens go; set by SlotCache.place
+    used: int = 0
+
+    def update(self, key, value, *args, **kwargs):
+        if not self.is_initialized:
+            self.lazy_initialization(key, value)
+            self.keys = self.values = key.new_empty(*key.shape[:2], 0, key.shape[-1])
+        if self.used > self.keys.shape[2]:
+            grown = (self.used + _BLOCK - 1) // _BLOCK * _BLOCK
+            self.keys, self.values = (_grow(buffer, key.shape, grown) for buffer in (self.keys, self.values))
+        rows = torch.arange(len(key), device=key.device)[:, None]
+        self.keys[rows, :, self.slots] = key.transpose(1, 2)
+        self.values[rows, :, self.slots] = value.transpose(1, 2)
+        return self.keys[:, :, : self.used], self.values[:, :, : self.used]
+
+
+def _grow(buffer: torch.Tensor, shape: torch.Size, capacity: int) -> torch.Tensor:
+    grown = buffer.new_zeros(shape[0], shape[1], capacity, shape[3])
+    grown[:, :, : buffer.shape[2]] = buffer
+    return grown
+
+
+class SlotCache(Cache):
+    """A KV cache in which each row keeps its own length."""
+
+    def __init__(self, n_layers: int):
+        super().__init__(layers=[SlotLayer() for _ in range(n_layers)])
+
+    def place(self, positions: torch.Tensor) -> None:
+        """Say where the next forward pass writes.
+
+        Args:
+            positions: Slot of every input token [B, n].
+        """
+        for layer in self.layers:
+            layer.slots, layer.used = positions, int(positions.max()) + 1
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Keep (or repeat) rows of the batch."""
+        for layer in self.layers:
+            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+
+
+@dataclass
+class Group:
+    """All rollouts of one prompt: one environment a rollout."""
+
+    task_id: str
+    prompt_ids: list[int]
+    environments: list[RankingEnvironment]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to decode.
+
+    Attributes:
+        temperature: 0 is greedy; otherwise divides the logits.
+        max_turn_tokens: Longest single turn.
+        max_completion_tokens: Longest trajectory after the prompt, observations included.
+        batch_rows: Trajectories decoded together.
+    """
+
+    temperature: float = 1.0
+    max_turn_tokens: int = 160
+    max_completion_tokens: int = 1024
+    batch_rows: int = 64
+
+
+class _Batch:
+    """Trajectories that are decoded together, and the cache they share."""
+
+    def __init__(self, model: PreTrainedModel, chat: ChatFormat, groups: Sequence[Group], sampling: Sampling, generator):
+        self.decoder, self.head = model.get_decoder(), model.get_output_embeddings()
+        self.chat, self.sampling, self.generator, self.device = chat, sampling, generator, model.device
+        self.environments = [e for group in groups for e in group.environments]
+        self.trajectories = [
+            Trajectory(group.task_id, g, e.question, group.prompt_ids)
+            for g, group in enumerate(groups)
+            for e in group.environments
+        ]
+        self.cache = SlotCache(self.decoder.config.num_hidden_layers)
+        self.rows = list(range(len(self.trajectories)))  # trajectories alive, in cache order
+        self.lengths = torch.zeros(len(groups), dtype=torch.long, device=self.device)  # tokens in the cache, per row
+        self.logits = self._feed([group.prompt_ids for group in groups])
+        copies = torch.tensor([g for g, group in enumerate(groups) for _ in group.environments], device=self.device)
+        self._keep(copies)
+        self.logits = self.logits[copies]
+
+    def _keep(self, rows: torch.Tensor) -> None:
+        self.cache.select(rows)
+        self.lengths = self.lengths[rows]
+
+    def _feed(self, blocks: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Run a ragged block of tokens through the model; logits after each row's last token [B, V]."""
+        counts = torch.tensor([len(block) for block in blocks], device=self.device)
+        ids = torch.zeros(len(blocks), int(counts.max()), dtype=torch.long, device=self.device)
+        for i, block in enumerate(blocks):
+            ids[i, : len(block)] = torch.tensor(block)
+        states = self._forward(ids)
+        self.lengths = self.lengths + counts
+        return self.head(states[torch.arange(len(blocks), device=self.device), counts - 1]).float()
+
+    def _forward(self, ids: torch.Tensor) -> torch.Tensor:
+        positions = self.lengths[:, None] + torch.arange(ids.shape[1], device=self.device)
+        self.cache.place(positions)
+        slots = torch.arange(int(positions.max()) + 1, device=self.device)
+        mask = slots <= positions[:, None, :, None]
+        return self.decoder(
+            ids, attention_mask=mask, position_ids=positions, past_key_values=self.cache, use_cache=True
+        ).last_hidden_state
+
+    def _choose(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Next token and its log-probability, per row."""
+        temperature = self.sampling.temperature
+        log_p = torch.log_softmax(logits / (temperature or 1.0), -1)
+        token = log_p.argmax(-1) if temperature == 0 else torch.multinomial(log_p.exp(), 1, generator=self.generator)[:, 0]
+        return token, log_p.gather(1, token[:, None])[:, 0]
+
+    def turn(self) -> None:
+        """Let every living row write one turn, step its environment, and feed the observations."""
+        tokens, logprobs, counts = self._write_turn()
+        blocks, kept = [], []
+        for r, row in enumerate(self.rows):
+            n = counts[r]
+            ids = tokens[r][:n]
+            trajectory = self.trajectories[row]
+            trajectory.completion_ids += ids
+            trajectory.action_mask += [1] * n
+            trajectory.logprobs += logprobs[r][:n]
+            observation = self._observe(row, ids)
+            if observation:
+                trajectory.completion_ids += observation
+                trajectory.action_mask += [0] * len(observation)
+                trajectory.logprobs += [0.0] * len(observation)
+                blocks.append([ids[-1], *observation])  # the turn's last token is not in the cache yet
+                kept.append(r)
+        self.rows = [self.rows[r] for r in kept]
+        if kept:
+            self._keep(torch.tensor(kept, device=self.device))
+            self.logits = self._feed(blocks)
+
+    def _write_turn(self) -> tuple[list[list[int]], list[list[float]], list[int]]:
+        """Decode until every row has ended its turn; tokens, log-probabilities and turn lengths per row."""
+        n, limit, end = len(self.rows), self.sampling.max_turn_tokens, self.chat.end_of_turn
+        tokens = torch.zeros(n, limit, dtype=torch.long, device=self.device)
+        logprobs = torch.zeros(n, limit, device=self.device)
+        counts = torch.full((n,), limit, device=self.device)
+        writing = torch.ones(n, dtype=torch.bool, device=self.device)
+        logits = self.logits
+        for i in range(limit):
+            tokens[:, i], logprobs[:, i] = self._choose(logits)
+            ended = writing & (tokens[:, i] == end)
+            counts[ended] = i + 1
+            writing &= ~ended
+            if i == limit - 1 or not writing.any():
+                break
+            logits = self.head(self._forward(tokens[:, i : i + 1])[:, -1]).float()
+            self.lengths = self.lengths + writing  # a row that has ended writes into one slot for ever, unseen
+        return tokens.tolist(), logprobs.tolist(), counts.tolist()
+
+    def _observe(self, row: int, ids: list[int]) -> list[int] | None:
+        """Step the environment of one trajectory; the observation's tokens, None at the end."""
+        environment, trajectory = self.environments[row], self.trajectories[row]
+        text = self.chat.turn_text(ids)
+        if ids[-1] != self.chat.end_of_turn:
+            environment.cut(text)
+            return None
+        observation = environment.step(text)
+        if observation is None:
+            return None
+        tokens = self.chat.observation_ids(observation)
+        if len(trajectory.completion_ids) + len(tokens) >= self.sampling.max_completion_tokens:
+            environment.cut("")
+            return None
+        return tokens
+
+    def finish(self) -> list[Trajectory]:
+        for trajectory, environment in zip(self.trajectories, self.environments, strict=True):
+            trajectory.steps, trajectory.answer = environment.steps, environment.answer
+            trajectory.outcome, trajectory.n_calls = environment.outcome, environment.n_calls
+        return self.trajectories
+
+
+@torch.no_grad()
+def rollout(
+    model: PreTrainedModel,
+    chat: ChatFormat,
+    groups: Sequence[Group],
+    sampling: Sampling,
+    generator: torch.Generator | None = None,
+    progress: str | None = None,
+) -> list[Trajectory]:
+    """Play all groups to their end.
+
+    Args:
+        model: Causal language model, with or without adapters; left in the mode it came in.
+        chat: Its chat format.
+        groups: Prompts and fresh environments.
+        sampling: How to decode.
+        generator: Random source, needed unless greedy.
+        progress: Title of a progress bar, None for no bar.
+
+    Returns:
+        One trajectory an environment, group by group in the given order; `group` is the group's index.
+    """
+    model = model.get_base_model() if hasattr(model, "peft_config") else model
+    training = model.training
+    model.eval()
+    trajectories: list[Trajectory] = []
+    try:
+        with tqdm(total=len(groups), desc=progress, disable=progress is None, leave=False) as bar:
+            for part in _parts(groups, sampling.batch_rows):
+                batch = _Batch(model, chat, part, sampling, generator)
+                while batch.rows:
+                    batch.turn()
+                done = len(trajectories) and trajectories[-1].group + 1
+                for trajectory in batch.finish():
+                    trajectory.group += done
+                    trajectories.append(trajectory)
+                bar.update(len(part))
+    finally:
+        model.train(training)
+    return trajectories
+
+
+def _parts(groups: Sequence[Group], rows: int) -> list[list[Group]]:
+    """Consecutive groups of at most `rows` rollouts together; a group is never split."""
+    parts: list[list[Group]] = []
+    size = rows + 1
+    for group in groups:
+        if size + len(group.environments) > rows:
+            parts.append([])
+            size = 0
+        parts[-1].append(group)
+        size += len(group.environments)
+    return parts

@@ -1,0 +1,249 @@
+"""Trajectories as HTML: what the policy wrote, what the environment answered, and what was trained.
+
+A view reads rows of `trajectories.jsonl`, or `Trajectory` objects with the same field names. It is one piece
+of HTML with its own scoped CSS: no script, no request, every piece of data escaped. Bidirectional and control
+characters, which escaping leaves alone, are spelled out: a hostile title cannot reorder the text around it.
+
+Simplification: the action mask is shown by step (an observation is mask 0, all else mask 1), not by token.
+"""
+
+import html
+import json
+import math
+import re
+from pathlib import Path
+
+KINDS = ("think", "call", "observation", "answer", "invalid")
+LOW, HIGH = -1.0, 1.1  # the reward's range: a broken trajectory; the positive first, with a tool
+FOLD, PREVIEW = 420, 260  # characters: an observation longer than FOLD is folded after about PREVIEW
+HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")  # noqa: E501
+
+# light-dark() follows color-scheme: the system's by default, JupyterLab's or Colab's where there is one.
+CSS = """
+html[theme="dark"] .arl,body[data-jp-theme-light="false"] .arl{color-scheme:dark}
+html[theme="light"] .arl,body[data-jp-theme-light="true"] .arl{color-scheme:light}
+:where(.arl){color-scheme:light dark}
+.arl{--paper:light-dark(#fff,#16181d);--ink:light-dark(#1b1f26,#e7e9ee);--soft:light-dark(#565e6b,#a9b1c0);
+--line:light-dark(#d8dce3,#3b404c);--wash:light-dark(#f4f5f7,#1e2127);--stripe:light-dark(#e3e6eb,#2c313b);
+--think:light-dark(#6f4ba8,#c0a3f0);--call:light-dark(#0a7770,#56c9bf);--invalid:light-dark(#b3261e,#ff8f85);
+--plus:light-dark(#1f63b0,#7fb4f5);--minus:light-dark(#ad4e06,#f5a65b);--star:light-dark(#ffe08a,#ffd35c);
+overflow-wrap:anywhere;text-align:left;padding:6px 10px;border-radius:8px;color:var(--ink);
+background:var(--paper);font:14px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;
+*{box-sizing:border-box} :focus-visible{outline:3px solid var(--plus);outline-offset:1px;border-radius:6px}
+.a-top{padding:4px 2px 10px} .a-title{font-size:17px;font-weight:650}
+.a-meta,.a-legend,.a-head,.a-scale,.a-note{color:var(--soft);font-size:12.5px;line-height:1.5}
+.a-legend{display:flex;flex-wrap:wrap;gap:2px 20px;margin-top:6px}
+.a-key{display:inline-block;width:24px;height:13px;margin-right:6px;vertical-align:-2px}
+.a-key-on{border-left:4px solid var(--think);background:linear-gradient(90deg,
+color-mix(in srgb,var(--plus) 40%,var(--paper)) 50%,color-mix(in srgb,var(--minus) 40%,var(--paper)) 50%)}
+.a-lanes{display:flex;gap:14px;overflow-x:auto;padding:3px 3px 12px;scrollbar-width:thin}
+.a-lanes>.a-card{flex:1 0 330px;max-width:620px}
+.a-card{min-width:0;max-width:860px;padding:11px 14px 14px;border:1px solid var(--line);border-radius:10px}
+.a-head{display:flex;flex-wrap:wrap;align-items:center;gap:4px 8px}
+.a-name{flex-basis:100%;font-size:14px;font-weight:650;color:var(--ink)}
+.a-chip{padding:1px 10px;border:1px solid var(--line);border-radius:99px;b{font-weight:650;color:var(--ink)}}
+.a-plus{--adv:var(--plus)} .a-minus{--adv:var(--minus)} .a-zero{--adv:var(--soft)}
+.a-adv{border-color:var(--adv);background:color-mix(in srgb,var(--adv) 12%,var(--paper));b{color:var(--adv)}}
+.a-scale{display:flex;align-items:center;gap:9px;max-width:420px;margin-top:8px;font-size:11px}
+.a-track{position:relative;flex:1;height:14px;border:solid var(--line);border-width:0 1px;
+background:linear-gradient(var(--line),var(--line)) 0 50%/100% 1px no-repeat;span{position:absolute}}
+.a-nil,.a-gap{top:4px;height:6px} .a-nil{border-left:1px solid var(--soft)} .a-gap{background:var(--adv)}
+.a-bad{border-color:var(--invalid);color:var(--invalid)} .a-mean{height:14px;border-left:2px solid var(--ink)}
+.a-dot{top:1px;width:12px;height:12px;margin-left:-6px;border-radius:50%;border:2px solid var(--paper);
+background:var(--adv,var(--ink))}
+.a-step{margin-top:8px;padding:5px 10px 7px;border-left:4px solid var(--hue);border-radius:0 6px 6px 0;
+background:color-mix(in srgb,var(--adv,var(--hue)) var(--tint,6%),var(--paper));break-inside:avoid}
+.a-think{--hue:var(--think)} .a-call{--hue:var(--call)} .a-answer{--hue:var(--ink)}
+.a-invalid{--hue:var(--invalid)} .a-observation{--hue:var(--soft);color:var(--soft)}
+.a-label{display:flex;justify-content:space-between;font-size:11.5px;font-weight:650;color:var(--hue);
+i{font-style:normal;font-weight:400;color:var(--soft)}}
+.a-body{white-space:pre-wrap;unicode-bidi:plaintext} .a-list{display:flex;flex-wrap:wrap;gap:4px;margin:3px 0}
+:is(.a-call,.a-observation,.a-invalid) .a-body{font:12.5px/1.6 ui-monospace,Menlo,monospace}
+.a-invalid .a-body{text-decoration:underline wavy var(--invalid) 1px;text-underline-offset:3px}
+.a-observation,.a-key-off{border-left:4px dotted var(--soft);
+background:repeating-linear-gradient(135deg,var(--wash) 0 6px,var(--stripe) 6px 8px)}
+.a-observation :is(.a-body,summary){background:color-mix(in srgb,var(--wash) 85%,transparent)}
+summary{cursor:pointer;font-size:12.5px;color:var(--plus)}
+.a-list span{min-width:28px;padding:1px 5px;text-align:center;border:1px solid var(--line);border-radius:5px;
+&:not(.a-pos){background:var(--paper)}}
+.a-pos{padding:0 3px;border-radius:3px;background:var(--star);color:#1b1f26;font-weight:700;
+outline:1.5px solid #1b1f26;outline-offset:-.5px}
+.a-hid{font:10px monospace;border:1px solid;color:var(--invalid);margin:0 1px}
+@media print{&.arl.arl.arl.arl{color-scheme:light;print-color-adjust:exact;-webkit-print-color-adjust:exact}
+.a-lanes{display:grid;grid-template-columns:1fr 1fr;align-items:start;overflow:visible}
+details::details-content{content-visibility:visible;block-size:auto} summary{display:none}}}
+"""
+PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>Trajectories</title>
+<style>html{color-scheme:light dark;background:light-dark(#fff,#16181d)}body{margin:20px}
+@media print{html{color-scheme:light}body{margin:0}}</style></head>
+<body>%s</body></html>
+"""
+LEGEND = """<div class="a-legend">
+<span><span class="a-key a-key-on"></span>policy text, trained (mask 1):
+blue + made likelier, orange \u2212 made less likely</span>
+<span><span class="a-key a-key-off"></span>observation, not trained (mask 0)</span>
+<span>\u25cf reward, | group mean, between them the advantage</span></div>"""
+
+
+class View:
+    """HTML that a notebook shows and that `save` writes as a page of its own."""
+
+    def __init__(self, title: str, meta: str, content: str):
+        top = f'<div class="a-title">{_safe(title)}</div><div class="a-meta">{_safe(meta)}</div>{LEGEND}'
+        self.html = f'<div class="arl"><style>{CSS}</style><div class="a-top">{top}</div>{content}</div>'
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+    def save(self, path: str | Path) -> Path:
+        """Write a self-contained UTF-8 page (its folder must exist) and return its path."""
+        Path(path).write_text(PAGE % self.html, encoding="utf-8")
+        return Path(path)
+
+
+def show_trajectory(row, title: str | None = None) -> View:
+    """One trajectory, top to bottom.
+
+    Args:
+        row: a row of `trajectories.jsonl`, or an object with its names as attributes; reward, advantage and
+            positive may be missing or None (then no chip, no highlight).
+        title: heading; the task id by default.
+    """
+    return View(title or _get(row, "task_id") or "Trajectory", _origin(row), _card(row))
+
+
+def show_group(rows) -> View:
+    """The rollouts of one task side by side, in the order given; an empty list gives an empty view."""
+    rows = list(rows)
+    first = rows[0] if rows else {}
+    meta, rewards = _origin(first), [_number(_get(row, "reward")) for row in rows]
+    if rows and None not in rewards:
+        meta += f" · mean reward {_signed(sum(rewards) / len(rewards)).lstrip('+')}"
+        meta += ", all rewards equal: no gradient" if len(set(rewards)) == 1 else ""
+    cards = [_card(row, f"Rollout {number}") for number, row in enumerate(rows, start=1)]
+    return View(f"{_get(first, 'task_id') or 'One task'}: {len(rows)} rollouts", meta, _lanes(cards))
+
+
+def compare(before, after) -> View:
+    """One trajectory before training beside one after it, of the same task (whose name is the heading)."""
+    cards = [_card(before, "Before training"), _card(after, "After training")]
+    return View(_get(after, "task_id") or "Before and after", _origin(after), _lanes(cards))
+
+
+def _get(thing, name: str):
+    """A field of a row (dict) or of a dataclass; None if absent."""
+    return thing.get(name) if isinstance(thing, dict) else getattr(thing, name, None)
+
+
+def _number(value) -> float | None:
+    """A finite float, rounded past float noise; None for None and NaN (evaluation rows have no advantage)."""
+    return round(float(value), 6) if value is not None and math.isfinite(float(value)) else None
+
+
+def _signed(value: float) -> str:
+    """Two decimals with a true minus sign: the sign, not the colour, carries the meaning in print."""
+    text = f"{abs(value):.2f}"
+    return text if float(text) == 0 else ("\u2212" if value < 0 else "+") + text
+
+
+def _safe(value, positive=None) -> str:
+    """Data as HTML text; `number:score` tokens of the positive are marked, hidden characters spelled out."""
+    text = HIDDEN.sub(lambda m: f'<span class="a-hid">U+{ord(m[0]):04X}</span>', html.escape(str(value)))
+    if not str(positive).isalnum() or positive is None:
+        return text
+    token = rf"(?<![\w:.\-])({positive}:-?[\d.]*\d)(?![\d:])"
+    return re.sub(token, r'<mark class="a-pos" title="the positive">\1</mark>', text)
+
+
+def _origin(row) -> str:
+    """Stage, step, question and positive of a row as one line; what is missing is left out."""
+    question = _get(row, "question") if _get(row, "question") in ("more", "less") else None
+    named = ((_get(row, "stage"), "{}"), (_get(row, "step"), "step {}"), (question, "which is {} likely?"),
+             (_get(row, "positive"), "positive \u2605 {}"))
+    return " · ".join(text.format(value) for value, text in named if value is not None)
+
+
+def _lanes(cards: list[str]) -> str:
+    """Cards side by side; focusable, so that the arrow keys scroll them."""
+    return f'<div class="a-lanes" role="region" tabindex="0" aria-label="Side by side">{"".join(cards)}</div>'
+
+
+def _card(row, name: str = "") -> str:
+    """One trajectory: its numbers, the reward on its scale, the steps tinted by the advantage."""
+    reward = _number(_get(row, "reward"))
+    advantage = None if _get(row, "dropped") else _number(_get(row, "advantage"))
+    sign, style, pushed = "", "", "not trained" if _get(row, "dropped") else ""
+    if advantage is not None:
+        sign = " a-plus" if advantage > 0 else " a-minus" if advantage < 0 else " a-zero"
+        style = f' style="--tint:{4 + 14 * min(abs(advantage), 1):.0f}%"'
+        pushed = "trained +" if advantage > 0 else "trained \u2212" if advantage < 0 else "no gradient"
+    steps = "".join(_step(step, row, pushed) for step in _get(row, "steps") or [])
+    return (f'<div class="a-card{sign}" role="article" tabindex="0" aria-label="{name or "Trajectory"}"'
+            f"{style}>{_head(row, name, reward, advantage)}{_scale(reward, advantage)}{steps}</div>")
+
+
+def _head(row, name: str, reward: float | None, advantage: float | None) -> str:
+    outcome, calls = str(_get(row, "outcome") or "answered").replace("_", " "), _get(row, "n_calls")
+    reward, advantage = [None if value is None else _signed(value) for value in (reward, advantage)]
+    spans = [("a-name", name), ("a-chip", reward and f"reward <b>{reward.lstrip('+')}</b>"),
+             ("a-chip a-adv", advantage and f"advantage <b>{advantage}</b>"),
+             ("a-chip a-bad", _get(row, "dropped") and "group dropped"),
+             ("a-chip a-bad", outcome != "answered" and _safe(outcome)),
+             ("a-calls", calls is not None and f"{_safe(calls)} call{'' if calls == 1 else 's'}")]
+    return '<div class="a-head">' + "".join(f'<span class="{c}">{t}</span>' for c, t in spans if t) + "</div>"
+
+
+def _scale(reward: float | None, advantage: float | None) -> str:
+    """The reward between its worst and best, and the group mean, which is the reward minus the advantage."""
+    if reward is None:
+        return ""
+    ends = [reward, 0.0] if advantage is None else [reward, 0.0, reward - advantage]
+    dot, nil, *mean = [100 * (min(max(value, LOW), HIGH) - LOW) / (HIGH - LOW) for value in ends]
+    marks = f'<span class="a-nil" style="left:{nil:.1f}%"></span>'
+    if mean:
+        low, width = min(mean[0], dot), abs(mean[0] - dot)
+        marks += (f'<span class="a-gap" style="left:{low:.1f}%;width:{width:.1f}%"></span>'
+                  f'<span class="a-mean" style="left:{mean[0]:.1f}%"></span>')
+    marks += f'<span class="a-dot" style="left:{dot:.1f}%"></span>'
+    return f'<div class="a-scale" aria-hidden="true">\u22121<span class="a-track">{marks}</span>1.1</div>'
+
+
+def _step(step, row, pushed: str) -> str:
+    """One step: a label that says who wrote it and whether it was trained, and its text."""
+    kind = _get(step, "kind") if _get(step, "kind") in KINDS else "invalid"
+    text, positive, note = _get(step, "text") or "", _get(row, "positive"), pushed
+    body = f'<div class="a-body">{_safe(text)}</div>'
+    if kind == "observation":
+        note, body = "not trained", _observation(text, positive)
+    elif kind == "call" and _get(step, "tool"):
+        pairs = (_get(step, "arguments") or {}).items()
+        inner = ", ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in pairs)
+        body = f'<div class="a-body"><b>{_safe(_get(step, "tool"))}</b>({_safe(inner)})</div>'
+    elif kind == "answer" and _get(row, "answer") is not None:
+        body = _answer(_get(row, "answer"), positive)
+    head = f'<div class="a-label">{kind.title()}<i>{note}</i></div>'
+    return f'<div class="a-step a-{kind}">{head}{body}</div>'
+
+
+def _observation(text: str, positive) -> str:
+    """The text; a long one is cut at white space and its rest folded, so that nothing appears twice."""
+    if len(text) <= FOLD:
+        return f'<div class="a-body">{_safe(text, positive)}</div>'
+    cut = max(text.rfind(" ", 0, PREVIEW), text.rfind("\n", 0, PREVIEW)) + 1 or PREVIEW
+    shown, rest = _safe(text[:cut], positive), _safe(text[cut:], positive)
+    star = ", with the positive \u2605" if "<mark" in rest else ""
+    return (f'<div class="a-body">{shown}</div><details><summary>{len(text) - cut} more characters{star}'
+            f'</summary><div class="a-body">{rest}</div></details>')
+
+
+def _answer(answer, positive) -> str:
+    """The ranked numbers, the positive starred, and its place in words; or the letter of a pair."""
+    numbers = list(answer) if isinstance(answer, (list, tuple)) else [answer]
+    items = [f'<span role="listitem" class="a-pos">\u2605 {_safe(number)}</span>' if number == positive
+             else f'<span role="listitem">{_safe(number)}</span>' for number in numbers]
+    place = f": at place {numbers.index(positive) + 1}" if positive in numbers else ": not in the answer"
+    note = "" if positive is None else f"positive {positive}{place if len(numbers) > 1 else ''}"
+    return f'<div class="a-list" role="list">{"".join(items)}</div><div class="a-note">{_safe(note)}</div>'

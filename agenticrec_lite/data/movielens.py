@@ -1,0 +1,86 @@
+"""MovieLens 100K as an `InteractionLog`, read from either of the two forms in which it is published.
+
+F. M. Harper and J. A. Konstan, "The MovieLens Datasets: History and Context", 2015. For research use; not to
+be redistributed.
+"""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from agenticrec_lite.data import fetch
+from agenticrec_lite.data.log import INTERACTION_COLUMNS, InteractionLog, make_log
+from agenticrec_lite.errors import UserError
+
+NAME = "ml-100k"
+DIGEST = "3c61dc9b90a365d2ac50bdee9df8024ddf0eea4b1a15678d9934a77e75fe0ede"
+
+# u.item ends in one 0/1 column a genre, in this order (u.genre)
+GENRES = ("unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy Film-Noir "
+          "Horror Musical Mystery Romance Sci-Fi Thriller War Western").split()
+TITLE_AND_YEAR = re.compile(r"(?P<title>.*\S)\s*\((?P<year>\d{4})\)(\s*\(V\))?\s*")  # (V): released on video
+
+
+def load_ml100k(cache_dir: Path | str | None = None) -> InteractionLog:
+    """100,000 ratings of 943 users on 1,682 films, 1997-98; fetched into the cache when not there.
+
+    Categories are genres. Titles keep the form of the source ("Shawshank Redemption, The").
+
+    Args:
+        cache_dir: see `fetch.fetch`.
+
+    Raises:
+        UserError: the dataset can be neither found nor fetched, or the interactions are not the published
+            ones.
+    """
+    folder = fetch.fetch(NAME, cache_dir)
+    mend = fetch.MEND.format(name=NAME)
+    try:
+        tables = _read_wheel(folder) if (folder / "ml-100k.inter").exists() else _read_official(folder)
+    except (ValueError, KeyError) as error:
+        raise UserError(f"The files in {folder} cannot be read as {NAME} ({error}); {mend}.") from None
+    log = make_log(NAME, *tables)
+    if log.digest() != DIGEST:
+        raise UserError(f"The interactions in {folder} are not those of {NAME}; {mend}.")
+    return log
+
+
+def _read_wheel(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Tab-separated text whose header says name:type."""
+    interactions, items = (
+        pd.read_csv(folder / f"{NAME}.{kind}", sep="\t", dtype=str, quoting=3, keep_default_na=False)
+        .rename(columns=lambda column: column.split(":")[0])
+        for kind in ("inter", "item")
+    )
+    # The file spells the one unnamed film so, and one film's year ended up in its title.
+    raw_titles = [title if title != "unkonwn" else "unknown" for title in items["movie_title"]]
+    titles, years = zip(*(
+        (title, float(year)) if year.isdigit() else _title_and_year(title)
+        for title, year in zip(raw_titles, items["release_year"], strict=True)
+    ), strict=True)
+    genres = [text.split() for text in items["class"]]
+    return interactions, _item_table(items["item_id"], titles, years, genres)
+
+
+def _read_official(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """u.data: user, item, rating, timestamp; u.item: id|Title (1995)|dates|address|19 genre flags, in
+    Latin-1."""
+    interactions = pd.read_csv(folder / "u.data", sep="\t", names=INTERACTION_COLUMNS, dtype=str)
+    items = pd.read_csv(folder / "u.item", sep="|", header=None, dtype=str, quoting=3, keep_default_na=False,
+                        encoding="latin-1")
+    titles, years = zip(*map(_title_and_year, items[1]), strict=True)
+    flags = items.iloc[:, -len(GENRES):].to_numpy() == "1"
+    genres = [[genre for genre, flag in zip(GENRES, row, strict=True) if flag] for row in flags]
+    return interactions, _item_table(items[0], titles, years, genres)
+
+
+def _title_and_year(text: str) -> tuple[str, float]:
+    match = TITLE_AND_YEAR.fullmatch(text)
+    return (match["title"], float(match["year"])) if match else (text.strip(), float("nan"))
+
+
+def _item_table(ids, titles, years, genres) -> pd.DataFrame:
+    known = [tuple(genre for genre in row if genre != "unknown") for row in genres]
+    nan = float("nan")
+    return pd.DataFrame({"item_id": ids, "title": titles, "categories": known, "price": nan, "year": years})

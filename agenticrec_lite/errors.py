@@ -1,0 +1,8 @@
+"""The one exception that ends in a sentence for the user."""
+
+
+class UserError(Exception):
+    """Something the user can mend: what was wrong, where, and what to do, in one sentence.
+
+    The command line prints the sentence and exits with code 2; a notebook shows it as the error's text.
+    """

@@ -1,0 +1,139 @@
+"""Evaluate policies, baselines and the evidence ceiling on the same ranking tasks."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from scipy.special import log_softmax
+
+from agenticrec_lite.agent.environment import RankingEnvironment
+from agenticrec_lite.agent.prompts import ChatFormat
+from agenticrec_lite.agent.rollout import Group, Sampling, rollout
+from agenticrec_lite.agent.trajectory import Trajectory
+from agenticrec_lite.data.tasks import RankingTask
+from agenticrec_lite.evaluation.metrics import ranks_from_scores, summarize
+from agenticrec_lite.recommenders.base import Recommender
+from agenticrec_lite.tools import TaskContext
+from agenticrec_lite.tools.text import standardise
+from agenticrec_lite.tools.toolbox import Toolbox
+
+
+def users_of(tasks: Sequence[RankingTask]) -> list[int]:
+    return [task.user for task in tasks]
+
+
+def random_ranks(tasks: Sequence[RankingTask], seed: int) -> np.ndarray:
+    """Ranks of the positives under a random order [n]."""
+    rng = np.random.default_rng((seed, 77))
+    return np.array([float(rng.integers(1, len(task.candidates) + 1)) for task in tasks])
+
+
+def baseline_ranks(recommender: Recommender, tasks: Sequence[RankingTask]) -> np.ndarray:
+    """Ranks of the positives under a recommender's scores [n]."""
+    scores = recommender.score([task.history for task in tasks], [task.candidates for task in tasks])
+    return ranks_from_scores(scores, [task.positive for task in tasks])
+
+
+def play_tasks(
+    policy,
+    contexts: Sequence[TaskContext],
+    tasks: Sequence[RankingTask],
+    sampling: Sampling,
+    max_calls: int = 10,
+    generator: torch.Generator | None = None,
+    progress: str | None = None,
+) -> list[Trajectory]:
+    """One rollout a task.
+
+    Args:
+        policy: A policy.Policy.
+        contexts, tasks: The same length, in the same order.
+        sampling: temperature 0 for the greedy decoding that is reported.
+        max_calls: Budget of tool calls.
+        generator: For temperatures above 0.
+        progress: Title of a progress bar.
+    """
+    chat = ChatFormat.of(policy.tokenizer, policy.brief)
+    groups = [
+        Group(task.task_id, chat.prompt_ids(context), [RankingEnvironment(context, max_calls=max_calls)])
+        for task, context in zip(tasks, contexts, strict=True)
+    ]
+    return rollout(policy.model, chat, groups, sampling, generator, progress)
+
+
+def trajectory_ranks(trajectories: Sequence[Trajectory], tasks: Sequence[RankingTask]) -> np.ndarray:
+    """Rank of the positive in each answer [n]; inf where it is missing or the trajectory is invalid."""
+    return np.array(
+        [
+            t.answer.index(task.positive) + 1.0 if t.valid and task.positive in t.answer else np.inf
+            for t, task in zip(trajectories, tasks, strict=True)
+        ]
+    )
+
+
+def summarize_trajectories(trajectories: Sequence[Trajectory], tasks: Sequence[RankingTask]) -> dict:
+    """Metrics, share of valid answers and calls a trajectory, with intervals that resample users."""
+    return summarize(
+        trajectory_ranks(trajectories, tasks),
+        users_of(tasks),
+        valid=[t.valid for t in trajectories],
+        calls=[t.n_calls for t in trajectories],
+    )
+
+
+def evidence_features(context: TaskContext) -> np.ndarray:
+    """Everything the tools can say about each candidate as numbers [C, F], standardised over the candidates.
+
+    The two collaborative tools with and without arguments, popularity, mean rating, category match, year distance.
+    """
+    history, candidates = context.history, context.candidates
+    users = context.collaborative.similar_users().scores
+    by_item = np.stack([context.collaborative.similar_items(("h", i)).scores for i in range(len(history))])
+    tastes = [c for card in history for c in card.categories]
+    years = [card.year for card in history if card.year] or [0]
+    columns = [
+        users,
+        context.collaborative.similar_items(None).scores,
+        by_item[-1],
+        by_item[-3:].sum(0),
+        by_item.max(0),
+        np.log1p([float(card.count) for card in candidates]),
+        [card.popularity for card in candidates],
+        [card.rating if card.rating is not None else 0.0 for card in candidates],
+        [sum(tastes.count(c) for c in card.categories) / (len(card.categories) or 1) for card in candidates],
+        [-abs((card.year or np.median(years)) - np.median(years)) for card in candidates],
+    ]
+    return np.stack([standardise(column) for column in columns], axis=1)
+
+
+def fit_ceiling(features: np.ndarray, positives: Sequence[int], penalty: float = 1e-3) -> np.ndarray:
+    """Weights of the evidence ceiling: a linear score, fitted by conditional logit (softmax over candidates).
+
+    Args:
+        features: [n, C, F].
+        positives: Candidate numbers 1..C [n].
+        penalty: L2.
+
+    Returns:
+        Weights [F].
+    """
+    rows, chosen = np.arange(len(features)), np.asarray(positives) - 1
+
+    def loss(weights):
+        log_p = log_softmax(features @ weights, axis=1)
+        gradient = np.einsum("nc,ncf->f", np.exp(log_p), features) - features[rows, chosen].sum(0)
+        n = len(features)
+        return -log_p[rows, chosen].mean() + penalty * weights @ weights, gradient / n + 2 * penalty * weights
+
+    return minimize(loss, np.zeros(features.shape[2]), jac=True, method="L-BFGS-B").x
+
+
+def ceiling_ranks(
+    toolbox: Toolbox, validation: Sequence[RankingTask], tasks: Sequence[RankingTask], contexts: Sequence[TaskContext]
+) -> np.ndarray:
+    """Ranks under the evidence ceiling: what a linear reader of all evidence reaches, weights from validation [n]."""
+    fitted = np.stack([evidence_features(context) for context in toolbox.contexts(validation)])
+    weights = fit_ceiling(fitted, [task.positive for task in validation])
+    scores = np.stack([evidence_features(context) for context in contexts]) @ weights
+    return ranks_from_scores(scores, [task.positive for task in tasks])

@@ -1,0 +1,199 @@
+"""The course's figures: reward over training, tool use over training, the final comparison.
+
+Each function returns a closed matplotlib Figure: a notebook shows it once, `figure.savefig` writes it.
+Colours are Okabe and Ito's colour-blind-safe set (https://jfly.uni-koeln.de/color/); markers and line styles
+differ as well, so that every figure survives black and white print.
+"""
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from agenticrec_lite.errors import UserError
+
+INK, SOFT, FAINT = "#1b1f26", "#5a6270", "#e6e8ec"
+BLUE, VERMILLION = "#0072B2", "#D55E00"
+STAGES = {  # stage in metrics.csv -> name, what its reward is, colour, line style
+    "rta": ("RTA", "list-wise reward", BLUE, "-"),
+    "ppr": ("PPR", "pair-wise reward", VERMILLION, (0, (4, 1.2))),
+}
+METHODS = {  # name in result.json, top to bottom -> label, colour, marker
+    "popularity": ("popularity", SOFT, "o"),
+    "itemknn": ("ItemKNN", SOFT, "o"),
+    "sasrec": ("SASRec", SOFT, "o"),
+    "frozen": ("frozen policy", INK, "D"),
+    "rta": ("RTA", BLUE, "o"),
+    "ppr": ("RTA + PPR", VERMILLION, "s"),
+}
+POLICIES = ("frozen", "rta", "ppr")
+BOUNDS = {"random": ("random order", (0, (1, 1.6))), "ceiling": ("evidence ceiling", (0, (5, 2)))}
+DASHES = ((0, (5, 2)), (0, (1, 1.6)), (0, (6, 2, 1, 2)), (0, (2, 2)))
+WINDOW = 10  # steps in the running mean, at most a quarter of the stage
+STYLE = {
+    "figure.dpi": 110, "savefig.dpi": 200, "figure.facecolor": "white", "axes.facecolor": "white",
+    "font.family": ["DejaVu Sans"], "font.size": 10, "text.color": INK, "axes.labelcolor": INK,
+    "axes.titlesize": 10.5, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlecolor": INK,
+    "axes.edgecolor": SOFT, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
+    "axes.grid": True, "axes.grid.axis": "y", "grid.color": FAINT, "grid.linewidth": 0.8,
+    "xtick.color": SOFT, "ytick.color": SOFT, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
+    "legend.frameon": False, "legend.fontsize": 9, "lines.solid_capstyle": "butt",
+}
+
+
+def reward_curve(metrics: pd.DataFrame, references: Mapping[str, float] | None = None) -> Figure:
+    """Mean reward of a trajectory over training: each step faint, the running mean strong.
+
+    The stages stand side by side on one scale, in panels of their own: they reward different things.
+
+    Args:
+        metrics: metrics.csv with columns stage, step, reward_mean.
+        references: label -> reward, drawn as dashed lines in the first panel (the list-wise reward).
+
+    Raises:
+        UserError: no row holds a mean reward.
+    """
+    stages = _stages(metrics, "reward_mean")
+    longest = max(len(frame) for frame in stages.values())
+    with plt.rc_context(STYLE):
+        figure, grid = plt.subplots(
+            1, len(stages), figsize=(8.6, 3.8), sharey=True, squeeze=False, layout="constrained",
+            width_ratios=[max(len(frame), 0.45 * longest) for frame in stages.values()],
+        )
+        for axes, (stage, frame) in zip(grid[0], stages.items(), strict=True):
+            name, reward, *look = STAGES.get(stage, (stage, "reward", INK, "-"))
+            _trend(axes, frame["step"], frame["reward_mean"], *look)
+            axes.set(title=f"{name}: {reward}", xlabel="training step")
+            axes.legend(loc="lower right", handlelength=2.6)
+        for place, (label, value) in enumerate((references or {}).items()):
+            _reference(grid[0][0], label, value, DASHES[place % len(DASHES)])
+        if "ppr" in stages:
+            _reference(grid[0][list(stages).index("ppr")], "guessing A or B", 0.5, DASHES[1])
+        grid[0][0].set_ylabel("mean reward of a trajectory")
+    plt.close(figure)
+    return figure
+
+
+def tool_use(metrics: pd.DataFrame) -> Figure:
+    """Mean calls in a trajectory over training: all calls first, then each tool, the most used first.
+
+    Args:
+        metrics: metrics.csv with columns stage, calls and tool_<name> (mean calls in a trajectory).
+
+    Raises:
+        UserError: no row holds calls.
+    """
+    stages = _stages(metrics, "calls")
+    used = metrics.filter(regex="^tool_").mean().sort_values(ascending=False)
+    names, rows = ["calls", *used.index], -(-(len(used) + 1) // 4)
+    with plt.rc_context(STYLE):
+        size = (9.8, 2.15 * rows + 0.3)
+        figure, grid = plt.subplots(rows, 4, figsize=size, sharex=True, squeeze=False, layout="constrained")
+        for axes, name in zip(grid.flat, names, strict=False):
+            _calls(axes, stages, name)
+        highest = max([axes.get_ylim()[1] for axes in grid.flat[1 : len(names)]], default=1)
+        for place, axes in enumerate(grid.flat):
+            axes.set_visible(place < len(names))
+            axes.set_ylim(0, highest if place else None)
+            axes.tick_params(labelleft=place % 4 == 0 or place == 1, labelbottom=place + 4 >= len(names))
+        figure.supxlabel("training step", fontsize=10)
+        figure.supylabel("mean calls in a trajectory", fontsize=10)
+    plt.close(figure)
+    return figure
+
+
+def final_bars(result: Mapping) -> Figure:
+    """N@10 and H@1 of every method as dots with 95 % intervals; random order and ceiling as lines.
+
+    Dots, not bars: the differences matter, and they lie far from zero. Policies are filled and bold.
+
+    Args:
+        result: result.json as a dict; a method or an interval that is missing is left out.
+    """
+    measured = result["metrics"]
+    names = [name for name in METHODS if name in measured]
+    places = np.array([place + 0.45 * (name in POLICIES) for place, name in enumerate(names)])
+    with plt.rc_context(STYLE):
+        size = (9.4, 0.4 * len(names) + 1.6)
+        figure, grid = plt.subplots(1, 2, figsize=size, sharey=True, layout="constrained")
+        for axes, metric in zip(grid, ("N@10", "H@1"), strict=True):
+            for place, name in zip(places, names, strict=True):
+                _dot(axes, place, measured[name], metric, METHODS[name], filled=name in POLICIES)
+            for name in (name for name in BOUNDS if metric in measured.get(name, {})):
+                _bound(axes, *BOUNDS[name], measured[name][metric])
+            axes.set_xlabel(f"{metric}, {result['n_test']:,} test tasks (mean, 95 % interval)", fontsize=9.5)
+            axes.margins(x=0.06)
+        grid[0].set_yticks(places, [METHODS[name][0] for name in names])
+        grid[0].set_ylim(places[-1] + 0.6, -0.6)
+        for name, label in zip(names, grid[0].get_yticklabels(), strict=True):
+            label.set_fontweight("bold" if name in POLICIES else "normal")
+    plt.close(figure)
+    return figure
+
+
+def _stages(metrics: pd.DataFrame, column: str) -> dict[str, pd.DataFrame]:
+    """The rows of each stage that hold the column, in the order of training."""
+    rows = metrics.dropna(subset=[column]) if column in metrics else metrics.head(0)
+    if rows.empty:
+        raise UserError(f"The metrics hold no row with {column}: train a stage first, then draw its figure.")
+    return {str(stage): frame for stage, frame in rows.groupby("stage", sort=False)}
+
+
+def _trend(axes: Axes, steps, values: pd.Series, colour: str, line) -> pd.Series:
+    """Each step faint, the running mean over the last steps strong; returns that mean."""
+    window = max(1, min(WINDOW, len(values) // 4))
+    mean = values.rolling(window, min_periods=1).mean()
+    axes.plot(steps, values, color=colour, alpha=0.4, linewidth=0.8, label="each step")
+    axes.plot(steps, mean, color=colour, linestyle=line, linewidth=2.2, label=f"mean of the last {window}")
+    return mean
+
+
+def _reference(axes: Axes, label: str, value: float, dashes) -> None:
+    """A horizontal line, named at its left end, where a rising curve leaves room."""
+    axes.axhline(value, color=SOFT, linewidth=1.1, linestyle=dashes, zorder=1)
+    axes.annotate(f"{label} {_short(value)}", (0.01, value), (0, 2), xycoords=("axes fraction", "data"),
+                  textcoords="offset points", fontsize=9, color=SOFT)
+
+
+def _calls(axes: Axes, stages: Mapping[str, pd.DataFrame], name: str) -> None:
+    """One panel of tool_use: the stages one after another, a thin line where the next begins."""
+    done = 0
+    for stage, frame in stages.items():
+        steps = done + np.arange(1, len(frame) + 1)
+        mean = _trend(axes, steps, frame[name], *STAGES.get(stage, ("", "", INK, "-"))[2:])
+        if done:
+            axes.axvline(done + 0.5, color=SOFT, linewidth=0.8)
+        if name == "calls":
+            label = STAGES.get(stage, (stage,))[0]
+            axes.annotate(label, (steps.mean(), 0.05), xycoords=("data", "axes fraction"), ha="center")
+        done += len(frame)
+    axes.annotate(f"{mean.iloc[-1]:.2f}", (done, mean.iloc[-1]), (4, 0), textcoords="offset points",
+                  va="center_baseline", fontsize=9, annotation_clip=False)
+    title = "all calls" if name == "calls" else name.removeprefix("tool_")
+    axes.set_title(title, fontsize=9.5, fontweight="bold" if name == "calls" else "normal")
+
+
+def _dot(axes: Axes, place: float, method: Mapping, metric: str, look: tuple, filled: bool) -> None:
+    """One method: its interval as a line, its mean as a marker, the number in a column at the right."""
+    _, colour, marker = look
+    interval = method.get("ci95", {}).get(metric, (method[metric],) * 2)
+    axes.plot(interval, [place] * 2, color=colour, linewidth=2.4 if filled else 1.3)
+    axes.plot(method[metric], place, marker=marker, markersize=7.5 if filled else 6.5, markeredgewidth=1.5,
+              color=colour, markerfacecolor=colour if filled else "white")
+    axes.annotate(_short(method[metric]), (1.02, place), xycoords=("axes fraction", "data"), fontsize=9.5,
+                  va="center_baseline", weight="bold" if filled else 400, color=colour if filled else INK)
+
+
+def _bound(axes: Axes, label: str, dashes, value: float) -> None:
+    """A vertical line: what chance gives, or what the evidence allows."""
+    axes.axvline(value, color=SOFT, linewidth=1.1, linestyle=dashes, zorder=1)
+    axes.annotate(f"{label}\n{_short(value)}", (value, 1), (0, 3), xycoords=("data", "axes fraction"),
+                  textcoords="offset points", ha="center", va="bottom", fontsize=9, color=SOFT)
+
+
+def _short(value: float) -> str:
+    """Three decimals without the leading zero, as the course writes metrics."""
+    return f"{value:.3f}".removeprefix("0")

@@ -1,0 +1,108 @@
+"""Load a policy: model, tokenizer, NF4 quantisation, LoRA adapter."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from agenticrec_lite.errors import UserError
+
+NANO = Path(__file__).parents[1] / "data" / "nano"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass
+class Policy:
+    """A language model that plays the agent.
+
+    Attributes:
+        model: The model; a PeftModel once it has an adapter.
+        tokenizer: With a chat template that knows the role "tool".
+        brief: Whether its system prompt is the short one.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    brief: bool = False
+
+
+def load_policy(settings: dict, adapter: str | Path | None = None, trainable: bool = True) -> Policy:
+    """Load the base model of a profile and put a LoRA adapter on it.
+
+    Args:
+        settings: The profile's `policy` section: id ("nano", a folder or a hub id), quantize ("nf4" or "none"),
+            dtype, brief, lora {r, alpha, targets}.
+        adapter: Folder of a saved adapter; None starts a fresh one, which changes nothing until it is trained.
+        trainable: Whether the adapter's weights get gradients.
+
+    Raises:
+        UserError: No such model.
+    """
+    source = NANO if settings["id"] == "nano" else settings["id"]
+    if settings["id"] == "nano" and not (NANO / "model.safetensors").exists():
+        raise UserError(f"nano's weights are missing in {NANO.name}: run agenticrec pretrain-nano, or check out data/nano.")
+    quantization = quantization_config(settings["quantize"], DTYPES[settings["dtype"]])
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, dtype=DTYPES[settings["dtype"]], quantization_config=quantization
+        )
+    except OSError as error:
+        raise UserError(f"the model {settings['id']!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+    keep_training_layout(model)
+    return Policy(add_adapter(model, settings["lora"], adapter, trainable), tokenizer, settings["brief"])
+
+
+def quantization_config(kind: str, compute_dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    """NF4 with double quantisation (Dettmers et al. 2023, QLoRA), or None.
+
+    Raises:
+        UserError: Unknown kind.
+    """
+    if kind not in ("nf4", "none"):
+        raise UserError(f"policy.quantize is {kind!r}, but can only be nf4 or none.")
+    if kind == "none":
+        return None
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype,
+    )
+
+
+def keep_training_layout(model: PreTrainedModel) -> None:
+    """Forbid bitsandbytes to repack NF4 weights for inference.
+
+    On CPUs with avx512_bf16 the first forward in eval mode would repack them, and every gradient after that would be
+    wrong (cosine .22 to the true one) with no more than a warning.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def add_adapter(model: PreTrainedModel, lora: dict, adapter: str | Path | None = None, trainable: bool = True):
+    """Put a fresh or a saved LoRA adapter on a model; its weights are fp32, whatever the base is.
+
+    On a quantised base the adapter would otherwise become bf16, where an update of 1e-5 rounds away.
+    """
+    from peft import LoraConfig, PeftModel, get_peft_model  # slow to import, and not needed to read a checkpoint
+
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+    else:
+        config = LoraConfig(
+            r=lora["r"], lora_alpha=lora["alpha"], target_modules=lora["targets"], lora_dropout=0.0, task_type="CAUSAL_LM"
+        )
+        model = get_peft_model(model, config)
+    fp32_adapter(model)
+    return model
+
+
+def fp32_adapter(model) -> None:
+    """Cast trainable parameters to fp32."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()

@@ -1,0 +1,8 @@
+"""Classical recommenders: the baselines, and the evidence behind the collaborative tools."""
+
+from agenticrec_lite.recommenders.base import Recommender
+from agenticrec_lite.recommenders.itemknn import ItemKNN
+from agenticrec_lite.recommenders.popularity import Popularity
+from agenticrec_lite.recommenders.sasrec import SASRec
+
+__all__ = ["ItemKNN", "Popularity", "Recommender", "SASRec"]

@@ -1,0 +1,283 @@
+"""Run folders: what a run is, what it has done, what it measured.
+
+    runs/<name>/config.yaml         resolved: dataset, profile with all its settings, seed
+                state.json          finished stages with what each left behind; re-running skips them
+                metrics.csv         a row a training step; columns may appear as the run goes on
+                trajectories.jsonl  a row a trajectory
+                checkpoints/        safetensors
+                result.json         the figures that tables and notebooks read
+
+Every file but trajectories.jsonl is written whole or not at all. One process at a time writes to a folder;
+the system frees its lock when that process ends, however it ends. Readers (`read_*`) need no lock.
+"""
+
+import csv
+import json
+import math
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from agenticrec_lite.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file whole or not at all: yields a temporary path beside `path`, moved over it on success.
+
+    Works for anything that writes to a path (text, safetensors). The folder is made if it is missing.
+
+    Raises:
+        UserError: the file could not be written (disk full, no permission); `path` is as it was before.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with open(temporary, "rb+") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"Could not write {path}: {error.strerror or error}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def plain(value: Any) -> Any:
+    """The same value in JSON's types: tensors and arrays become numbers and lists, NaN becomes None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, str | bool | int | None):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if hasattr(value, "tolist"):  # numpy and torch, scalars too
+        return plain(value.tolist())
+    if isinstance(value, Iterable):
+        return [plain(inner) for inner in value]
+    return str(value)
+
+
+class Run:
+    """An open run folder; made by `open_run`, closed by `close` or at the end of a `with` block."""
+
+    def __init__(self, folder: Path, config: dict[str, Any], lock: FileLock):
+        self.folder, self.config, self._lock = folder, config, lock
+        self.checkpoints = folder / "checkpoints"
+        self._state = _read_json(folder / "state.json")
+        self._result = _read_json(folder / "result.json")
+        self._metrics = _read_csv(folder / "metrics.csv")
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the folder free for other processes."""
+        self._lock.release(force=True)
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """What result.json holds."""
+        return self._result
+
+    def done(self, stage: str) -> bool:
+        """Whether `stage` has been marked as finished, now or by an earlier call of the same command."""
+        return stage in self._state
+
+    def mark(self, stage: str, payload: Any = None) -> None:
+        """Remember that `stage` is finished, and what later stages need of it."""
+        self._state[stage] = plain(payload)
+        _write_json(self.folder / "state.json", self._state)
+
+    def payload(self, stage: str) -> Any:
+        """What `mark` was given for a finished stage. Raises KeyError if the stage is not finished."""
+        return self._state[stage]
+
+    def log_metrics(self, row: Mapping[str, Any]) -> None:
+        """Add a row to metrics.csv; a name not seen before becomes a new column, empty in the older rows."""
+        self._metrics.append({key: "" if value is None else value for key, value in plain(row).items()})
+        self._write_metrics()
+
+    def log_trajectories(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Add rows to trajectories.jsonl, and flush."""
+        path = self.folder / "trajectories.jsonl"
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.writelines(json.dumps(plain(row), ensure_ascii=False) + "\n" for row in rows)
+        except OSError as error:
+            raise UserError(f"Could not write {path}: {error.strerror or error}.") from error
+
+    def rewind(self, stage: str, step: int = 0) -> None:
+        """Forget the logged rows of `stage` from `step` on, before a stage cut off repeats them."""
+
+        def kept(row: Mapping[str, Any]) -> bool:
+            return row.get("stage") != stage or float(row.get("step") or 0) < step
+
+        self._metrics = [row for row in self._metrics if kept(row)]
+        self._write_metrics()
+        with replacing(self.folder / "trajectories.jsonl") as path, open(path, "w", encoding="utf-8") as file:
+            for line in _whole_lines(self.folder / "trajectories.jsonl"):
+                if kept(json.loads(line)):
+                    file.write(line)
+
+    def write_result(self, **fields: Any) -> None:
+        """Set fields of result.json; the peak memory and the versions are kept up to date along with them."""
+        peak = max(peak_rss_mb(), self._result.get("peak_rss_mb", 0.0))
+        self._result |= plain(fields) | {"peak_rss_mb": peak, "versions": versions()}
+        _write_json(self.folder / "result.json", self._result)
+
+    @contextmanager
+    def timer(self, stage: str) -> Iterator[None]:
+        """Add the seconds of the block to result.json's seconds[stage]; all attempts count."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds = dict(self._result.get("seconds", {}))
+            seconds[stage] = round(seconds.get(stage, 0.0) + time.monotonic() - started, 2)
+            self.write_result(seconds=seconds)
+
+    def _write_metrics(self) -> None:
+        path = self.folder / "metrics.csv"
+        if not self._metrics:
+            path.unlink(missing_ok=True)
+            return
+        columns = list(dict.fromkeys(key for row in self._metrics for key in row))
+        with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self._metrics)
+
+
+def open_run(folder: str | Path, config: Mapping[str, Any]) -> Run:
+    """Create a run folder, or open the one that is there to go on with the same configuration.
+
+    Args:
+        folder: e.g. runs/demo; made if missing. Files of others in it stay.
+        config: resolved configuration: dataset, profile (with all its settings), seed.
+
+    Raises:
+        UserError: another process writes to the folder, its configuration differs, or it cannot be written.
+    """
+    folder, config = Path(folder), plain(config)
+    try:
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        # A singleton: a notebook cell that is run again gets the lock which its own kernel already holds.
+        lock = FileLock(folder / ".lock", is_singleton=True, thread_local=False)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"Another process is writing to {folder}; wait for it or choose another folder."
+        ) from None
+    except OSError as error:
+        raise UserError(f"Cannot open the run folder {folder}: {error.strerror or error}.") from error
+    try:
+        _settle(folder, config)
+        return Run(folder, config, lock)
+    except BaseException:
+        lock.release()  # not by force: this process may hold the folder for a run that goes on
+        raise
+
+
+def _settle(folder: Path, config: dict[str, Any]) -> None:
+    """Under the lock: clear what a killed process left half-written, and check or write the configuration."""
+    for left_over in folder.rglob(".*.tmp"):
+        left_over.unlink()
+    log, path = folder / "trajectories.jsonl", folder / "config.yaml"
+    if log.exists():
+        os.truncate(log, log.read_bytes().rfind(b"\n") + 1)
+    if path.exists():
+        old, new = (_flat(c) for c in (yaml.safe_load(path.read_text(encoding="utf-8")), config))
+        differing = [key for key in old | new if old.get(key) != new.get(key)]
+        if differing:
+            told = ", ".join(f"{key} was {old.get(key)}, now {new.get(key)}" for key in differing[:5])
+            raise UserError(f"{folder} holds another run ({told}); choose another folder or delete that one.")
+    else:
+        with replacing(path) as temporary:
+            temporary.write_text(
+                yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8"
+            )
+
+
+def read_result(folder: str | Path) -> dict[str, Any]:
+    """The result.json of a run folder. Raises UserError if there is none yet."""
+    return _read_json(_there(folder, "result.json"))
+
+
+def read_metrics(folder: str | Path) -> "pd.DataFrame":
+    """The metrics.csv of a run folder, a row a step, NaN where empty. Raises UserError if there is none."""
+    import pandas as pd  # here, because the command line's quick answers need no pandas
+
+    return pd.read_csv(_there(folder, "metrics.csv"))
+
+
+def read_trajectories(folder: str | Path) -> Iterator[dict[str, Any]]:
+    """The rows of a run's trajectories.jsonl, in the order written. Raises UserError if there is none."""
+    return map(json.loads, _whole_lines(_there(folder, "trajectories.jsonl")))
+
+
+def peak_rss_mb() -> float:
+    """The most memory this process has held resident so far, in MB (10^6 bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e6, 1)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that the figures depend on, without importing them."""
+    names = ("torch", "transformers", "trl", "peft", "bitsandbytes", "numpy", "pandas")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted names."""
+    if not isinstance(config, dict):
+        return {prefix[:-1]: config}
+    return {k: v for key, inner in config.items() for k, v in _flat(inner, f"{prefix}{key}.").items()}
+
+
+def _there(folder: str | Path, name: str) -> Path:
+    """The path of a file that a reader asks for."""
+    path = Path(folder) / name
+    if not path.exists():
+        raise UserError(f"There is no {path}; name the folder of a run that has come that far.")
+    return path
+
+
+def _whole_lines(path: Path) -> Iterator[str]:
+    """Lines that end in a newline: a process killed while it wrote leaves a last one that does not."""
+    if path.exists():
+        with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
+            yield from (line for line in file if line.endswith("\n"))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _write_json(path: Path, value: Any) -> None:
+    with replacing(path) as temporary:
+        text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _read_csv(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))

@@ -1,0 +1,44 @@
+"""How text and numbers from the data are shown to the policy: escaped, short, and on one scale."""
+
+import unicodedata
+from collections.abc import Sequence
+
+import numpy as np
+
+MAX_TITLE = 80
+_BRACKETS = str.maketrans({"<": "‹", ">": "›", "|": "¦"})
+_SHOWN = {"Zs": " ", "Cc": " ", "Zl": " ", "Zp": " ", "Cf": "", "Co": "", "Cs": "", "Cn": ""}
+
+
+def escape(text: str, limit: int = MAX_TITLE) -> str:
+    """Data text that can never become control text.
+
+    Angle brackets and bars, of which every protocol tag and chat control token is made, turn into look-alikes;
+    control, zero-width and bidirectional characters are dropped or become spaces; the length is bounded.
+
+    Args:
+        text: Anything from a catalogue, e.g. an item title.
+        limit: Longest result in characters; a longer text ends in "…".
+    """
+    text = unicodedata.normalize("NFC", str(text)[: 4 * limit]).translate(_BRACKETS)
+    text = " ".join("".join(_SHOWN.get(unicodedata.category(c), c) for c in text).split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def standardise(scores: Sequence[float]) -> np.ndarray:
+    """Zero mean and unit variance over the candidates; all zeros if the evidence does not tell them apart."""
+    scores = np.asarray(scores, dtype=np.float64)
+    deviation = scores.std()
+    return (scores - scores.mean()) / deviation if deviation > 1e-12 else np.zeros_like(scores)
+
+
+def shown_scores(scores: Sequence[float]) -> np.ndarray:
+    """Evidence as the policy reads it: whole numbers 10..99, 50 + 15 z, so that scores of two tools add up."""
+    return np.clip(np.rint(50 + 15 * standardise(scores)), 10, 99).astype(int)
+
+
+def ordered_candidates(scores: Sequence[float]) -> str:
+    """All candidates, best first, as `number:score` pairs: `7:88 3:81 ...`; equal evidence keeps candidate order."""
+    shown = shown_scores(scores)
+    order = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")
+    return " ".join(f"{i + 1}:{shown[i]}" for i in order)

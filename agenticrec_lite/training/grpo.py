@@ -1,0 +1,257 @@
+"""List-wise GRPO on trl: both stages of the paper train with this one trainer.
+
+What is trl's: the training loop, the optimiser, the loss (`dr_grpo`: a sum of log-probability times advantage over a
+constant denominator, which is the paper's estimator up to scale). What is ours: rollouts by the engine, the paper's
+rewards, dropping of groups without a non-negative reward, and scoring with shared prompts.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from datasets import Dataset
+from tqdm.auto import tqdm
+from transformers import PrinterCallback, ProgressCallback
+from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import split_tensor_dict
+
+from agenticrec_lite.agent.environment import RankingEnvironment
+from agenticrec_lite.agent.prompts import ChatFormat
+from agenticrec_lite.agent.rollout import Group, Sampling, rollout
+from agenticrec_lite.agent.trajectory import Trajectory
+from agenticrec_lite.policy import Policy, fp32_adapter
+from agenticrec_lite.rewards import group_advantages
+from agenticrec_lite.runs import Run
+from agenticrec_lite.tools import TOOLS, TaskContext
+from agenticrec_lite.training.scoring import predictor_states, token_logprobs
+
+
+@dataclass(frozen=True)
+class Question:
+    """One prompt to train on.
+
+    Attributes:
+        task_id: Of the ranking task, with a suffix for pair-wise questions.
+        context: Tools.
+        kind: "rank", "more" or "less".
+        right: The positive's candidate number, or "A" / "B".
+        pair: Candidate numbers behind A and B.
+        candidates: Item codes, for the log.
+    """
+
+    task_id: str
+    context: TaskContext
+    kind: str
+    right: int | str
+    pair: tuple[int, int] | None = None
+    candidates: tuple[int, ...] = ()
+
+
+class ListwiseGRPOTrainer(GRPOTrainer):
+    """GRPO over whole tool-using trajectories.
+
+    Args:
+        policy: With a LoRA adapter, which is trained in place and goes on from where it is.
+        questions: In the order of training; steps * tasks_per_step of them.
+        reward: (trajectory, right answer) -> reward.
+        settings: A stage's section of the profile: steps, tasks_per_step, group_size, micro_groups, learning_rate,
+            temperature.
+        agent: The profile's `agent` section.
+        run: Where metrics and trajectories are logged, under `stage`; None logs nowhere.
+        stage: "rta" or "ppr".
+        seed: Of rollouts.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        questions: Sequence[Question],
+        reward: Callable[[Trajectory, int | str], float],
+        settings: dict,
+        agent: dict,
+        run: Run | None,
+        stage: str,
+        seed: int,
+        output_dir: str,
+    ):
+        self.questions = {question.task_id: question for question in questions}
+        self.reward, self.settings, self.agent, self.run, self.stage, self.seed = reward, settings, agent, run, stage, seed
+        self.chat = ChatFormat.of(policy.tokenizer, policy.brief)
+        self.sampling = Sampling(
+            settings["temperature"], agent["max_turn_tokens"], agent["max_completion_tokens"], agent["batch_rows"]
+        )
+        self.trajectories: list[Trajectory] = []
+        self.history: list[dict] = []
+        self.bar = tqdm(total=settings["steps"], desc=stage.upper(), unit="step")
+        super().__init__(
+            policy.model,
+            reward_funcs=lambda trajectory, **_: [t.reward for t in trajectory],
+            args=grpo_config(settings, agent, output_dir, seed),
+            train_dataset=Dataset.from_list(
+                [{"prompt": [{"role": "user", "content": question.task_id}]} for question in questions]
+            ),
+            processing_class=policy.tokenizer,
+            rollout_func=self._rollout,
+        )
+        for callback in (PrinterCallback, ProgressCallback):
+            self.remove_callback(callback)
+        fp32_adapter(self.model)  # trl makes the adapter of a quantised base bf16, where small updates round away
+
+    def _rollout(self, prompts: list, trainer) -> dict:
+        """trl's rollout hook. Prompts arrive repeated group_size times; only the task id in them is used."""
+        started = time.monotonic()
+        size = self.num_generations
+        questions = [self.questions[prompt[0]["content"]] for prompt in prompts[::size]]
+        groups = [
+            Group(
+                q.task_id,
+                self.chat.prompt_ids(q.context, q.kind, q.pair),
+                [RankingEnvironment(q.context, q.kind, self.agent["max_calls"]) for _ in range(size)],
+            )
+            for q in questions
+        ]
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.state.global_step)
+        self.trajectories = rollout(self.model, self.chat, groups, self.sampling, generator)
+        for trajectory in self.trajectories:
+            trajectory.reward = self.reward(trajectory, self.questions[trajectory.task_id].right)
+        self.seconds_rollout, self.update_started = time.monotonic() - started, time.monotonic()
+        return {
+            "prompt_ids": [t.prompt_ids for t in self.trajectories],
+            "completion_ids": [t.completion_ids for t in self.trajectories],
+            "logprobs": None,
+            "env_mask": [t.action_mask for t in self.trajectories],
+            "trajectory": self.trajectories,
+        }
+
+    def _generate_and_score_completions(self, inputs):
+        """Rollouts with rewards and advantages; groups without a non-negative reward are masked out."""
+        batch = super()._generate_and_score_completions(inputs)
+        advantages, dropped = group_advantages([t.reward for t in self.trajectories], self.num_generations)
+        rows_dropped = np.repeat(dropped, self.num_generations)
+        for trajectory, advantage, drop in zip(self.trajectories, advantages, rows_dropped, strict=True):
+            trajectory.advantage, trajectory.dropped = float(advantage), bool(drop)
+        batch["advantages"] = torch.tensor(advantages, dtype=torch.float32, device=batch["advantages"].device)
+        batch["tool_mask"] = batch["tool_mask"] * torch.tensor(~rows_dropped, device=batch["tool_mask"].device)[:, None]
+        return batch
+
+    def _prepare_inputs(self, generation_batch):
+        """As trl's, but without shuffling rows: groups stay together, so that they can share their prompt."""
+        if self._step % self.args.steps_per_generation == 0 or self._buffered_inputs is None:
+            batch = self._generate_and_score_completions(generation_batch)
+            self._buffered_inputs = split_tensor_dict(batch, self.args.steps_per_generation)
+        return self._buffered_inputs[self._step % self.args.steps_per_generation]
+
+    def _compute_loss(self, model, inputs):
+        self._actions = (inputs["completion_mask"] * inputs["tool_mask"]).bool()
+        return super()._compute_loss(model, inputs)
+
+    def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, **_):
+        """Log-probabilities of the action tokens [B, C], 0 elsewhere; each prompt is run once a group."""
+        n_prompt = input_ids.shape[1] - logits_to_keep
+        first, group_of = self._distinct_prompts(input_ids[:, :n_prompt])
+        prompt_mask, completion_mask = attention_mask[first, :n_prompt], attention_mask[:, n_prompt:]
+        length = int(completion_mask.sum(1).max())
+        start = int(prompt_mask.argmax(1).min())
+        completions, actions = input_ids[:, n_prompt:][:, :length], self._actions[:, :length]
+        with self.accelerator.autocast():
+            states = predictor_states(
+                model, input_ids[first, start:n_prompt], prompt_mask[:, start:], completions, completion_mask[:, :length], group_of
+            )
+            logprobs, entropies = token_logprobs(model, states[actions], completions[actions], self.temperature)
+        scattered = torch.zeros(2, *self._actions.shape, device=input_ids.device)
+        where = torch.nonzero(self._actions, as_tuple=True)
+        return scattered[0].index_put(where, logprobs), scattered[1].index_put(where, entropies), None
+
+    def _distinct_prompts(self, prompts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """First row of each run of equal prompts, and each row's run."""
+        new = torch.ones(len(prompts), dtype=torch.bool, device=prompts.device)
+        new[1:] = (prompts[1:] != prompts[:-1]).any(1)
+        return torch.nonzero(new)[:, 0], new.cumsum(0) - 1
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if all(t.dropped for t in self.trajectories):
+            model.zero_grad(set_to_none=True)  # else Adam's momentum would move the weights without evidence
+        return loss
+
+    def log(self, logs: dict, start_time: float | None = None) -> None:
+        """A row of metrics and the trajectories of each step."""
+        super().log(logs, start_time)
+        if "grad_norm" not in logs:
+            return
+        row = {"stage": self.stage, "step": self.state.global_step, **step_metrics(self.trajectories, self.num_generations)}
+        row |= {"grad_norm": logs["grad_norm"], "entropy": logs.get("entropy"), "learning_rate": logs.get("learning_rate")}
+        row |= {"seconds_rollout": self.seconds_rollout, "seconds_update": time.monotonic() - self.update_started}
+        self.history.append(row)
+        self.bar.update()
+        self.bar.set_postfix(reward=f"{row['reward_mean']:.3f}", valid=f"{row['valid']:.2f}", calls=f"{row['calls']:.1f}")
+        if self.run:
+            self.run.log_metrics(row)
+            self.run.log_trajectories(trajectory_rows(self.trajectories, self.questions, self.stage, row["step"], self.seed))
+
+
+def grpo_config(settings: dict, agent: dict, output_dir: str, seed: int) -> GRPOConfig:
+    """trl's arguments for a stage: on-policy, dr_grpo, no reward scaling, no KL."""
+    on_cpu = not torch.cuda.is_available()
+    return GRPOConfig(
+        output_dir,
+        use_cpu=on_cpu,
+        bf16=False,
+        gradient_checkpointing=False,
+        num_generations=settings["group_size"],
+        per_device_train_batch_size=settings["micro_groups"] * settings["group_size"],
+        gradient_accumulation_steps=settings["tasks_per_step"] // settings["micro_groups"],
+        max_steps=settings["steps"],
+        learning_rate=settings["learning_rate"],
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=settings["warmup_steps"],
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        temperature=settings["temperature"],
+        loss_type="dr_grpo",
+        scale_rewards="none",
+        beta=0.0,
+        max_completion_length=agent["max_completion_tokens"],
+        shuffle_dataset=False,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        seed=seed,
+    )
+
+
+def step_metrics(trajectories: Sequence[Trajectory], group_size: int) -> dict:
+    """What happened in one step, as one row of metrics.csv."""
+    rewards = np.array([t.reward for t in trajectories])
+    groups = rewards.reshape(-1, group_size)
+    calls = Counter(step.tool for t in trajectories for step in t.steps if step.kind == "call" and step.tool)
+    outcomes = Counter(t.outcome for t in trajectories)
+    positive = [t for t in trajectories if t.reward > 0]
+    return {
+        "reward_mean": rewards.mean(),
+        "reward_max": groups.max(1).mean(),
+        "valid": float(np.mean([t.valid for t in trajectories])),
+        "calls": float(np.mean([t.n_calls for t in trajectories])),
+        "tool_use_when_positive": float(np.mean([t.n_calls > 0 for t in positive])) if positive else None,
+        "zero_advantage": float((np.ptp(groups, axis=1) == 0).mean()),
+        "dropped_groups": float((groups < 0).all(1).mean()),
+        "completion_tokens": float(np.mean([len(t.completion_ids) for t in trajectories])),
+        "action_tokens": float(np.mean([sum(t.action_mask) for t in trajectories])),
+        **{f"tool_{name}": calls[name] / len(trajectories) for name in TOOLS},
+        **{f"outcome_{name}": count / len(trajectories) for name, count in sorted(outcomes.items())},
+    }
+
+
+def trajectory_rows(
+    trajectories: Sequence[Trajectory], questions: dict[str, Question], stage: str, step: int, seed: int
+) -> list[dict]:
+    """Rows of trajectories.jsonl."""
+    return [
+        {"step": step, "stage": stage, "seed": seed, **t.row()}
+        | {"candidates": questions[t.task_id].candidates, "positive": questions[t.task_id].right}
+        for t in trajectories
+    ]

@@ -1,0 +1,71 @@
+"""Hard negatives mined from the policy's own mistakes (stage 2 of the paper, PPR)."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from agenticrec_lite.agent.trajectory import Trajectory
+from agenticrec_lite.data.tasks import RankingTask
+from agenticrec_lite.tools import TaskContext
+from agenticrec_lite.training.grpo import Question
+
+
+@dataclass(frozen=True)
+class HardNegative:
+    """A ranking violation: in this task the policy preferred `negative` to the positive (candidate numbers)."""
+
+    task_id: str
+    positive: int
+    negative: int
+    pool: tuple[int, ...]
+
+    def row(self) -> dict:
+        return asdict(self)
+
+
+def violation_pool(answer: Sequence[int], positive: int) -> tuple[int, ...]:
+    """Items ranked above the positive; the whole list if it is not in it; empty if it is first."""
+    return tuple(answer[: answer.index(positive)] if positive in answer else answer)
+
+
+def mine_hard_negatives(
+    trajectories: Sequence[Trajectory], tasks: Sequence[RankingTask], seed: int
+) -> list[HardNegative]:
+    """One pair a ranking violation: the negative is drawn at random from the pool, not the hardest.
+
+    Args:
+        trajectories: The stage-1 policy's, one a task; invalid ones say nothing and are passed over.
+        tasks: In the same order.
+        seed: Of the draws.
+    """
+    rng = np.random.default_rng((seed, 5))
+    mined = []
+    for trajectory, task in zip(trajectories, tasks, strict=True):
+        pool = violation_pool(trajectory.answer, task.positive) if trajectory.valid else ()
+        if pool:
+            mined.append(HardNegative(task.task_id, task.positive, int(rng.choice(pool)), pool))
+    return mined
+
+
+def pair_questions(
+    mined: Sequence[HardNegative], contexts: dict[str, TaskContext], candidates: dict[str, tuple[int, ...]], seed: int
+) -> list[Question]:
+    """Both directions of every pair, in random order: which is MORE likely (answer: the positive), which LESS.
+
+    Args:
+        mined: Pairs.
+        contexts: By task id.
+        candidates: Item codes by task id, for the log.
+        seed: Of the A/B orders and the order of questions.
+    """
+    rng = np.random.default_rng((seed, 6))
+    questions = []
+    for pair in mined:
+        for kind in ("more", "less"):
+            positive_first = rng.random() < 0.5
+            shown = (pair.positive, pair.negative) if positive_first else (pair.negative, pair.positive)
+            right = "A" if positive_first == (kind == "more") else "B"
+            name = f"{pair.task_id}:{kind}"
+            questions.append(Question(name, contexts[pair.task_id], kind, right, shown, candidates[pair.task_id]))
+    return [questions[i] for i in rng.permutation(len(questions))]

@@ -1,0 +1,176 @@
+"""Pre-training of nano on generated worlds: `agenticrec pretrain-nano`."""
+
+import csv
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn.utils import clip_grad_norm_
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from agenticrec_lite.agent.environment import RankingEnvironment
+from agenticrec_lite.agent.prompts import ChatFormat, task_prompt
+from agenticrec_lite.agent.trajectory import Trajectory
+from agenticrec_lite.tools import TOOLS
+from agenticrec_lite.training.nano.teacher import ORDERING, play, scripted_pair, scripted_ranking
+from agenticrec_lite.training.nano.tokenizer import train_tokenizer
+from agenticrec_lite.training.nano.worlds import N_CANDIDATES, random_world
+from agenticrec_lite.training.scoring import pad, predictor_states, token_logprobs
+
+
+CALLS = (0.04, 0.22, 0.32, 0.24, 0.12, 0.06)  # probability of 0, 1, 2, ... calls
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the checkpoint."""
+
+    steps: int = 2800
+    worlds: int = 16  # distinct prompts a step, divided by the number of turns, at least 4
+    episodes: int = 4  # scripted trajectories a prompt; they share its forward pass
+    hidden: int = 128
+    layers: int = 5
+    muon_rate: float = 0.01
+    adam_rate: float = 2e-3
+    warm_up: int = 50
+    easy: float = 0.15  # share of the steps with short titles, short histories and one list to follow
+    observation_weight: float = 0.2  # of the loss on observation tokens: what a list of scores looks like
+    pair_share: float = 0.25
+    seed: int = 0
+
+
+def new_tokenizer(rng: np.random.Generator, worlds: int = 1500) -> PreTrainedTokenizerFast:
+    """A tokenizer fitted on prompts, turns and observations of generated worlds."""
+    texts = []
+    for _ in range(worlds):
+        context = random_world(rng)
+        environment = RankingEnvironment(context)
+        texts.append(task_prompt(context))
+        for turn in scripted_ranking(context, rng, int(rng.choice(len(CALLS), p=CALLS))):
+            texts += [turn, environment.step(turn) or ""]
+    return train_tokenizer(texts)
+
+
+def new_policy(recipe: Recipe, vocabulary: int) -> Qwen3ForCausalLM:
+    """An untrained policy of the Qwen3 architecture."""
+    torch.manual_seed(recipe.seed)
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=vocabulary,
+            hidden_size=recipe.hidden,
+            intermediate_size=3 * recipe.hidden,
+            num_hidden_layers=recipe.layers,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=32,
+            max_position_embeddings=4096,
+            tie_word_embeddings=True,
+            pad_token_id=0,
+            bos_token_id=None,
+            eos_token_id=2,
+        )
+    )
+
+
+def lessons(chat: ChatFormat, recipe: Recipe, rng: np.random.Generator) -> Iterator[list[list[Trajectory]]]:
+    """Batches of scripted trajectories, one list a world; easy worlds first.
+
+    All trajectories of a batch make the same number of calls, so that they are of similar length.
+    """
+    for step in range(recipe.steps):
+        easy = step < recipe.easy * recipe.steps
+        n_calls = int(rng.choice(len(CALLS), p=CALLS))
+        n_calls = 1 if easy else n_calls
+        worlds = max(4, recipe.worlds // (n_calls + 1))
+        yield [_world_lessons(chat, recipe, rng, easy, n_calls) for _ in range(worlds)]
+
+
+def _world_lessons(chat: ChatFormat, recipe: Recipe, rng: np.random.Generator, easy: bool, n_calls: int) -> list[Trajectory]:
+    context = random_world(rng, longest=2, history=3) if easy else random_world(rng)
+    tools = ORDERING if easy else tuple(TOOLS)
+    if rng.random() < recipe.pair_share:
+        question = str(rng.choice(["more", "less"]))
+        pair = tuple((rng.choice(N_CANDIDATES, 2, replace=False) + 1).tolist())
+        prompt = chat.prompt_ids(context, question, pair)
+        scripts = [scripted_pair(context, rng, question, pair, n_calls, tools) for _ in range(recipe.episodes)]
+    else:
+        question, prompt = "rank", chat.prompt_ids(context)
+        scripts = [scripted_ranking(context, rng, n_calls, tools) for _ in range(recipe.episodes)]
+    return [play(turns, context, chat, question, prompt) for turns in scripts]
+
+
+def cross_entropy(model, groups: list[list[Trajectory]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean cross-entropy of action tokens and of observation tokens."""
+    rows = [t for group in groups for t in group]
+    group_of = torch.tensor([g for g, group in enumerate(groups) for _ in group])
+    prompts, prompt_mask = pad([group[0].prompt_ids for group in groups], 0, left=True)
+    ids, mask = pad([t.completion_ids for t in rows], 0)
+    actions, _ = pad([t.action_mask for t in rows], 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        states = predictor_states(model, prompts, prompt_mask, ids, mask, group_of)
+        chosen = mask.bool()
+        logprobs, _ = token_logprobs(model, states[chosen], ids[chosen])
+    is_action = actions[chosen].bool()
+    return -logprobs[is_action].mean(), -logprobs[~is_action].sum() / max(1, int((~is_action).sum()))
+
+
+def optimizers(model, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices, AdamW for embeddings and norms."""
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+    others = [p for n, p in model.named_parameters() if p.ndim < 2 or "embed" in n]
+    return [
+        torch.optim.Muon(matrices, lr=recipe.muon_rate, weight_decay=0.01, adjust_lr_fn="original"),
+        torch.optim.AdamW(others, lr=recipe.adam_rate, betas=(0.9, 0.95), weight_decay=0.01),
+    ]
+
+
+def pretrain(out: str | Path, recipe: Recipe | None = None, probe=None) -> Path:
+    """Train nano from nothing and write it, its tokenizer and its training log.
+
+    Args:
+        out: Folder for the checkpoint.
+        recipe: Everything that decides the result.
+        probe: Called as probe(step, model, chat) every 250 steps; its dict goes to the log.
+
+    Returns:
+        The folder.
+    """
+    recipe, out = recipe or Recipe(), Path(out)
+    rng = np.random.default_rng(recipe.seed)
+    tokenizer = new_tokenizer(rng)
+    chat, model = ChatFormat.of(tokenizer, brief=True), new_policy(recipe, len(tokenizer))
+    steppers, log, start = optimizers(model, recipe), [], time.time()
+    rates = [group["lr"] for o in steppers for group in o.param_groups]
+    model.train()
+    for step, batch in enumerate(tqdm(lessons(chat, recipe, rng), total=recipe.steps, desc="pre-training nano", mininterval=5)):
+        scale = min(1.0, (step + 1) / recipe.warm_up, 3 * (1 - step / recipe.steps) + 0.02)
+        for group, rate in zip((g for o in steppers for g in o.param_groups), rates, strict=True):
+            group["lr"] = rate * scale
+        action, observation = cross_entropy(model, batch)
+        (action + recipe.observation_weight * observation).backward()
+        clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in steppers:
+            optimizer.step()
+            optimizer.zero_grad()
+        log.append({"step": step + 1, "seconds": round(time.time() - start, 1), "action_ce": action.item(), "observation_ce": observation.item()})
+        if probe and (step + 1) % 250 == 0:
+            log[-1] |= probe(step + 1, model, chat)
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    _write_log(out / "training_log.csv", log)
+    return out
+
+
+def _write_log(path: Path, log: list[dict], every: int = 25) -> None:
+    """Means over every 25 steps."""
+    columns = ["action_ce", "observation_ce"]
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["step", "seconds", *columns])
+        for i in range(every, len(log) + 1, every):
+            part = log[i - every : i]
+            writer.writerow([part[-1]["step"], part[-1]["seconds"], *(f"{np.mean([r[c] for r in part]):.4f}" for c in columns)])

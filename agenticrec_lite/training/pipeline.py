@@ -1,0 +1,254 @@
+"""The one way through: data, tools, frozen policy, RTA, mining, PPR, evaluation; each stage once a run folder."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from agenticrec_lite.data import load_dataset
+from agenticrec_lite.data.log import InteractionLog
+from agenticrec_lite.data.split import Split, temporal_split
+from agenticrec_lite.data.tasks import RankingTask, build_tasks
+from agenticrec_lite.agent.rollout import Sampling
+from agenticrec_lite.agent.trajectory import Trajectory
+from agenticrec_lite.evaluation import evaluate
+from agenticrec_lite.evaluation.metrics import paired_difference, summarize
+from agenticrec_lite.policy import Policy, load_policy
+from agenticrec_lite.profiles import load_profile
+from agenticrec_lite.rewards import listwise_reward, pairwise_reward
+from agenticrec_lite.runs import Run, open_run
+from agenticrec_lite.tools import TaskContext
+from agenticrec_lite.tools.toolbox import Toolbox
+from agenticrec_lite.training.grpo import ListwiseGRPOTrainer, Question, trajectory_rows
+from agenticrec_lite.training.mining import HardNegative, mine_hard_negatives, pair_questions
+
+METHODS = ("random", "popularity", "itemknn", "sasrec", "ceiling", "frozen", "rta", "ppr")
+
+
+@dataclass
+class Experiment:
+    """One run: its settings, its folder, and what every stage needs, made when first asked for.
+
+    Attributes:
+        log: The dataset.
+        profile: Resolved settings.
+        seed: Of everything random.
+        run: The open run folder.
+        ranks: Ranks of the test positives, by method; filled as stages finish.
+    """
+
+    log: InteractionLog
+    profile: dict
+    seed: int
+    run: Run
+    ranks: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @cached_property
+    def split(self) -> Split:
+        return temporal_split(self.log)
+
+    @cached_property
+    def toolbox(self) -> Toolbox:
+        """Serves validation and test: fitted on the whole train split."""
+        return self._fit("train")
+
+    @cached_property
+    def early_toolbox(self) -> Toolbox:
+        """Serves the tasks that RL trains on: fitted on interactions before all of them (out-of-time evidence)."""
+        return self._fit("train_early")
+
+    def _fit(self, part: str) -> Toolbox:
+        with self.run.timer("recommenders"):
+            return Toolbox.fit(self.log, self.split.rows(part), self.seed, self.profile["agent"]["neighbours"])
+
+    def tasks(self, part: str, n: int | None) -> list[RankingTask]:
+        return build_tasks(self.log, self.split, part, n, self.seed)
+
+    @cached_property
+    def test(self) -> list[RankingTask]:
+        return self.tasks("test", self.profile["evaluation"]["n_test"])
+
+    @cached_property
+    def test_contexts(self) -> list[TaskContext]:
+        return self.toolbox.contexts(self.test)
+
+    @cached_property
+    def training(self) -> list[RankingTask]:
+        """All tasks of the later part of the train split, in random order."""
+        return self.tasks("train_late", None)
+
+    @cached_property
+    def policy(self) -> Policy:
+        """The policy as far as it has been trained in this run."""
+        torch.manual_seed(self.seed)
+        stages = [stage for stage in ("ppr", "rta") if self.run.done(stage)]
+        return load_policy(self.profile["policy"], self.adapter(stages[0]) if stages else None)
+
+    def adapter(self, stage: str) -> Path:
+        return self.run.checkpoints / stage
+
+    def sampling(self, temperature: float) -> Sampling:
+        agent = self.profile["agent"]
+        return Sampling(temperature, agent["max_turn_tokens"], agent["max_completion_tokens"], agent["batch_rows"])
+
+    def play(self, tasks, contexts, temperature: float = 0.0, title: str | None = None) -> list[Trajectory]:
+        """One trajectory a task, by the policy as it is now."""
+        return evaluate.play_tasks(
+            self.policy, contexts, tasks, self.sampling(temperature), self.profile["agent"]["max_calls"],
+            torch.Generator().manual_seed(self.seed), title,
+        )  # fmt: skip
+
+
+def start(dataset: str, profile: str, seed: int, out: str | Path, overrides: dict | None = None) -> Experiment:
+    """Open (or go on with) a run.
+
+    Raises:
+        UserError: Unknown dataset, profile or setting; the folder holds another run.
+    """
+    settings = load_profile(profile, **(overrides or {}))
+    log = load_dataset(dataset)
+    run = open_run(out, {"dataset": dataset, "profile": profile, "seed": seed, **settings})
+    experiment = Experiment(log, settings, seed, run)
+    run.write_result(dataset=dataset, profile=profile, seed=seed, n_test=len(experiment.test))
+    return experiment
+
+
+def evaluate_baselines(experiment: Experiment) -> dict:
+    """Random, popularity, ItemKNN, SASRec and the evidence ceiling on the test tasks."""
+    toolbox, test, run = experiment.toolbox, experiment.test, experiment.run
+    if not run.done("baselines"):
+        validation = experiment.tasks("validation", experiment.profile["evaluation"]["n_validation"])
+        with run.timer("baselines"):
+            ranks = {"random": evaluate.random_ranks(test, experiment.seed)}
+            for name in ("popularity", "itemknn", "sasrec"):
+                ranks[name] = evaluate.baseline_ranks(getattr(toolbox, name), test)
+            ranks["ceiling"] = evaluate.ceiling_ranks(toolbox, validation, test, experiment.test_contexts)
+        run.mark("baselines", {name: values.tolist() for name, values in ranks.items()})
+    for name, values in run.payload("baselines").items():
+        record(experiment, name, np.array(values), summarize(values, evaluate.users_of(test)))
+    return result_metrics(run)
+
+
+def record(experiment: Experiment, name: str, ranks: np.ndarray, metrics: dict) -> None:
+    """Put one method's figures into result.json."""
+    experiment.ranks[name] = ranks
+    metrics_by_name = result_metrics(experiment.run) | {name: metrics}
+    ordered = {key: metrics_by_name[key] for key in (*METHODS, *metrics_by_name) if key in metrics_by_name}
+    experiment.run.write_result(metrics=ordered)
+
+
+def result_metrics(run: Run) -> dict:
+    return run.result.get("metrics", {})
+
+
+def evaluate_policy(experiment: Experiment, name: str, temperature: float = 0.0) -> list[Trajectory]:
+    """Play the test tasks with the policy as it is and record it as `name`; greedy unless a temperature is given."""
+    run, test = experiment.run, experiment.test
+    stage = f"evaluate_{name}"
+    with run.timer(stage):
+        trajectories = experiment.play(test, experiment.test_contexts, temperature, f"evaluating {name}")
+    questions = {task.task_id: Question(task.task_id, None, "rank", task.positive, None, task.candidates) for task in test}
+    for trajectory, task in zip(trajectories, test, strict=True):
+        trajectory.reward = listwise_reward(trajectory, task.positive)
+    run.rewind(name)
+    run.log_trajectories(trajectory_rows(trajectories, questions, name, 0, experiment.seed))
+    ranks = evaluate.trajectory_ranks(trajectories, test)
+    record(experiment, name, ranks, evaluate.summarize_trajectories(trajectories, test))
+    run.mark(stage, ranks.tolist())
+    return trajectories
+
+
+def evaluate_frozen(experiment: Experiment) -> None:
+    """The untrained policy, greedy and sampled at the rollout temperature; the better of the two counts as frozen."""
+    run = experiment.run
+    if run.done("frozen"):
+        return
+    evaluate_policy(experiment, "frozen_greedy")
+    evaluate_policy(experiment, "frozen_sampled", experiment.profile["rta"]["temperature"])
+    figures = result_metrics(run)
+    better = max(("frozen_greedy", "frozen_sampled"), key=lambda name: figures[name]["N@10"])
+    record(experiment, "frozen", experiment.ranks[better], figures[better])
+    run.mark("frozen", better)
+
+
+def train_rta(experiment: Experiment) -> None:
+    """Stage 1: list-wise GRPO on tasks of the later train split; the adapter is saved."""
+    settings = experiment.profile["rta"]
+    tasks = experiment.training[: settings["steps"] * settings["tasks_per_step"]]
+    questions = [
+        Question(task.task_id, context, "rank", task.positive, None, task.candidates)
+        for task, context in zip(tasks, experiment.early_toolbox.contexts(tasks), strict=True)
+    ]
+    train(experiment, "rta", questions, listwise_reward)
+
+
+def train(experiment: Experiment, stage: str, questions: list[Question], reward) -> None:
+    """Run one training stage on the current policy and save its adapter."""
+    run = experiment.run
+    if run.done(stage):
+        return
+    run.rewind(stage)
+    trainer = ListwiseGRPOTrainer(
+        experiment.policy, questions, reward, experiment.profile[stage], experiment.profile["agent"], run, stage,
+        experiment.seed, str(run.checkpoints / f"{stage}_trainer"),
+    )  # fmt: skip
+    with run.timer(stage):
+        trainer.train()
+    trainer.bar.close()
+    experiment.policy.model.save_pretrained(experiment.adapter(stage))
+    run.mark(stage)
+
+
+def mine(experiment: Experiment) -> list[HardNegative]:
+    """Play fresh training tasks with the stage-1 policy and keep its ranking violations."""
+    run, settings = experiment.run, experiment.profile
+    if not run.done("mining"):
+        used = settings["rta"]["steps"] * settings["rta"]["tasks_per_step"]
+        tasks = experiment.training[used : used + settings["ppr"]["mining_tasks"]]
+        with run.timer("mining"):
+            played = experiment.play(tasks, experiment.early_toolbox.contexts(tasks), title="mining hard negatives")
+        run.mark("mining", [pair.row() for pair in mine_hard_negatives(played, tasks, experiment.seed)])
+    return [HardNegative(**{**row, "pool": tuple(row["pool"])}) for row in run.payload("mining")]
+
+
+def train_ppr(experiment: Experiment, mined: list[HardNegative]) -> None:
+    """Stage 2: pair-wise questions in both directions, continuing the same adapter."""
+    settings = experiment.profile["ppr"]
+    by_id = {task.task_id: task for task in experiment.training}
+    tasks = [by_id[pair.task_id] for pair in mined]
+    contexts = dict(zip([t.task_id for t in tasks], experiment.early_toolbox.contexts(tasks), strict=True))
+    questions = pair_questions(mined, contexts, {t.task_id: t.candidates for t in tasks}, experiment.seed)
+    train(experiment, "ppr", questions[: settings["steps"] * settings["tasks_per_step"]], pairwise_reward)
+
+
+def finish(experiment: Experiment) -> dict:
+    """Paired comparisons, and the run's result."""
+    users = evaluate.users_of(experiment.test)
+    pairs = [("rta", "frozen"), ("rta", "sasrec"), ("ppr", "rta"), ("ppr", "sasrec"), ("ppr", "itemknn"), ("ppr", "popularity")]
+    differences = {
+        f"{a} - {b}": {m: paired_difference(experiment.ranks[a], experiment.ranks[b], users, m) for m in ("H@1", "N@10")}
+        for a, b in pairs
+    }
+    experiment.run.write_result(differences=differences)
+    return experiment.run.result
+
+
+def run_experiment(dataset: str, profile: str, seed: int, out: str | Path, overrides: dict | None = None) -> dict:
+    """Everything, from data to result.json; a stage that has finished in this folder is not run again."""
+    experiment = start(dataset, profile, seed, out, overrides)
+    with experiment.run:
+        evaluate_baselines(experiment)
+        evaluate_frozen(experiment)
+        train_rta(experiment)
+        evaluate_stage(experiment, "rta")
+        train_ppr(experiment, mine(experiment))
+        evaluate_stage(experiment, "ppr")
+        return finish(experiment)
+
+
+def evaluate_stage(experiment: Experiment, name: str) -> None:
+    """Evaluate after a stage, unless that has been done."""
+    if not experiment.run.done(f"evaluate_{name}"):
+        evaluate_policy(experiment, name)

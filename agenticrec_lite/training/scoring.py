@@ -1,0 +1,85 @@
+"""Log-probabilities of action tokens, with every prompt run once a group (prefix sharing).
+
+The copies of a group differ only after the prompt. Running the prompt once and letting the copies attend to its
+keys and values gives the same numbers and, because the gradient flows back through the expanded cache, the same
+gradients as scoring each copy whole. The language-model head sees action tokens only, in chunks that are
+recomputed in the backward pass, so the logits never exist whole.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
+from transformers import DynamicCache, PreTrainedModel
+
+HEAD_CHUNK = 4096  # logits (rows x vocabulary) / vocabulary that exist at one time
+
+
+def base_model(model) -> PreTrainedModel:
+    """The transformers model inside a PeftModel (adapters stay active), or the model itself."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
+def pad(rows: Sequence[Sequence[int]], value: int, left: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ragged token lists -> ids [B, L] and mask [B, L] (1 = real)."""
+    length = max(map(len, rows))
+    ids, mask = torch.full((len(rows), length), value), torch.zeros(len(rows), length, dtype=torch.long)
+    for i, row in enumerate(rows):
+        place = slice(length - len(row), length) if left else slice(0, len(row))
+        ids[i, place], mask[i, place] = torch.tensor(row), 1
+    return ids, mask
+
+
+def predictor_states(model, prompt_ids, prompt_mask, completion_ids, completion_mask, group_of) -> torch.Tensor:
+    """Hidden state that predicts each completion token.
+
+    Args:
+        model: Causal language model, with or without adapters.
+        prompt_ids, prompt_mask: Distinct prompts, left padded [W, P].
+        completion_ids, completion_mask: Right padded [B, C].
+        group_of: Row of each completion's prompt [B].
+
+    Returns:
+        States [B, C, d]; position j predicts completion token j.
+    """
+    decoder = base_model(model).get_decoder()
+    positions = (prompt_mask.cumsum(1) - 1).clamp(min=0)
+    cache = DynamicCache(config=decoder.config)
+    prompt = decoder(prompt_ids, attention_mask=prompt_mask, position_ids=positions, past_key_values=cache, use_cache=True)
+    cache.batch_select_indices(group_of)
+    steps = torch.arange(completion_ids.shape[1], device=completion_ids.device)
+    rest = decoder(
+        completion_ids,
+        attention_mask=torch.cat([prompt_mask[group_of], completion_mask], 1),
+        position_ids=prompt_mask.sum(1)[group_of, None] + steps,
+        past_key_values=cache,
+        use_cache=True,
+    )
+    return torch.cat([prompt.last_hidden_state[group_of, -1:], rest.last_hidden_state[:, :-1]], 1)
+
+
+def _head(head, states, targets, temperature):
+    logits = head(states).float() / temperature
+    log_p = F.log_softmax(logits, -1)
+    return log_p.gather(1, targets[:, None]).squeeze(1), -(log_p.exp() * log_p).sum(-1).detach()
+
+
+def token_logprobs(model, states: torch.Tensor, targets: torch.Tensor, temperature: float = 1.0):
+    """log pi(target) and entropy for selected positions.
+
+    Args:
+        model: Whose head is used.
+        states: Predictor states [N, d].
+        targets: Token ids [N].
+        temperature: Divides the logits.
+
+    Returns:
+        Log-probabilities [N] (with gradient) and entropies [N] (without).
+    """
+    head = base_model(model).get_output_embeddings()
+    chunks = [
+        checkpoint(_head, head, s, t, temperature, use_reentrant=False)
+        for s, t in zip(states.split(HEAD_CHUNK), targets.split(HEAD_CHUNK), strict=True)
+    ]
+    return torch.cat([c[0] for c in chunks]), torch.cat([c[1] for c in chunks])

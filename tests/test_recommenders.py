@@ -1,0 +1,242 @@
+"""Popularity, ItemKNN and SASRec, and the interface they share."""
+
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agenticrec_lite.data import build_tasks, load_dataset, temporal_split
+from agenticrec_lite.errors import UserError
+from agenticrec_lite.evaluation.metrics import ndcg, ranks_from_scores
+from agenticrec_lite.recommenders import ItemKNN, Popularity, SASRec
+from agenticrec_lite.recommenders import sasrec as sasrec_module
+
+N_ITEMS = 14  # codes 12 and 13 are never taken
+CYCLE = 12
+
+
+def frame(sequences):
+    """Coded interactions of users who took these items in this order; the users' rows alternate in time."""
+    rows = [(user, item, np.nan, step) for user, items in enumerate(sequences) for step, item in enumerate(items)]
+    table = pd.DataFrame(rows, columns=["user", "item", "rating", "timestamp"])
+    return table.sort_values("timestamp", kind="stable")
+
+
+def cyclic():
+    """Every user walks 0, 1, ..., 11, 0, ... from another start: popularity says nothing, order everything."""
+    return frame([[(user + step) % CYCLE for step in range(16)] for user in range(48)])
+
+
+def small_sasrec(epochs=12):
+    return SASRec(epochs=epochs, learning_rate=1e-2, width=16, max_length=8)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return {type(model).__name__: model.fit(cyclic(), N_ITEMS)
+            for model in (Popularity(), ItemKNN(), small_sasrec())}
+
+
+NAMES = pytest.mark.parametrize("name", ["Popularity", "ItemKNN", "SASRec"])
+HISTORIES = st.lists(st.lists(st.integers(0, N_ITEMS - 1), max_size=12), min_size=1, max_size=4)
+
+
+@NAMES
+@settings(max_examples=25, deadline=None)
+@given(histories=HISTORIES, seed=st.integers(0, 9))
+def test_any_history_can_be_scored_and_a_score_belongs_to_the_item(fitted, name, histories, seed):
+    order = np.random.default_rng(seed).permutation(N_ITEMS)
+    candidates = [range(N_ITEMS)] * len(histories)
+    scores = fitted[name].score(histories, candidates)
+    assert scores.shape == (len(histories), N_ITEMS) and scores.dtype == np.float32
+    assert np.isfinite(scores).all()
+    shuffled = fitted[name].score(histories, [order] * len(histories))
+    np.testing.assert_allclose(shuffled, scores[:, order], rtol=1e-4, atol=1e-5)
+    alone = np.concatenate([fitted[name].score([history], [range(N_ITEMS)]) for history in histories])
+    np.testing.assert_allclose(alone, scores, rtol=1e-4, atol=1e-4)
+
+
+@NAMES
+def test_items_never_taken_score_lowest(fitted, name):
+    scores = fitted[name].score([[0, 1, 2], [12], []], [range(N_ITEMS)] * 3)
+    assert (scores[:, CYCLE:].max(axis=1) <= scores[:, :CYCLE].min(axis=1)).all()
+
+
+def test_popularity_counts():
+    model = Popularity().fit(frame([[0, 1], [1], [1, 2]]), 4)
+    assert model.counts.tolist() == [1, 3, 1, 0]
+    assert model.score([[0], [2]], [[1, 3], [0, 1]]).tolist() == [[3, 0], [1, 3]]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 7), max_size=8), min_size=1, max_size=8).filter(any),
+       st.lists(st.integers(0, 9), max_size=5))
+def test_itemknn_is_the_cosine_of_user_columns(sequences, history):
+    taken = np.zeros((len(sequences), 10))
+    for user, items in enumerate(sequences):
+        taken[user, items] = 1  # an item taken twice counts once
+    norms = np.linalg.norm(taken, axis=0)
+    cosine = taken.T @ taken / np.maximum(np.outer(norms, norms), 1e-12)
+    np.fill_diagonal(cosine, 0)
+    model = ItemKNN().fit(frame(sequences), 10)
+    np.testing.assert_allclose(model.similarity, cosine, atol=1e-6)
+    assert model.similarity.dtype == np.float32
+    expected = sum((cosine[item] for item in history), np.zeros(10))
+    np.testing.assert_allclose(model.score([history], [range(10)])[0], expected, atol=1e-5)
+
+
+def test_sasrec_learns_an_order_that_popularity_cannot_see(fitted):
+    histories = [[(start + step) % CYCLE for step in range(length)] for start in range(CYCLE)
+                 for length in (1, 3, 7, 20)]
+    following = [(history[-1] + 1) % CYCLE + 1 for history in histories]
+    candidates = [range(CYCLE)] * len(histories)
+    ranks = {name: ranks_from_scores(model.score(histories, candidates), following)
+             for name, model in fitted.items()}
+    assert (ranks["SASRec"] == 1).mean() > 0.95
+    assert (ranks["Popularity"] == 1).mean() < 0.2
+    losses = fitted["SASRec"].losses
+    assert len(losses) == 12 and losses[-1] < 0.5 < losses[0]
+
+
+def test_sasrec_repeats_itself_and_leaves_the_random_state_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    models = [small_sasrec(2).fit(cyclic(), N_ITEMS, seed) for seed in (3, 3, 4)]
+    scores = [model.score([[0, 1]], [range(N_ITEMS)]) for model in models]
+    assert torch.rand(1) == expected
+    assert (scores[0] == scores[1]).all()
+    assert not np.allclose(scores[0], scores[2])
+
+
+@pytest.mark.parametrize("later", [3, 7])
+def test_no_state_knows_what_comes_later(fitted, later):
+    network = fitted["SASRec"].network
+    torch.manual_seed(0)
+    sequences = torch.randint(CYCLE, (4, 8))
+    changed = sequences.clone()
+    changed[:, later] = (changed[:, later] + 5) % CYCLE
+    padded = sequences.clone()
+    padded[:, later:] = network.padding
+    with torch.no_grad():
+        states, other, short = network(sequences), network(changed), network(padded)
+    assert torch.equal(states[:, :later], other[:, :later])
+    torch.testing.assert_close(states[:, :later], short[:, :later])
+    assert (states[:, later:] - other[:, later:]).abs().amax(dim=(0, 2)).min() > 1e-3
+
+
+def test_padding_adds_nothing_to_the_loss(fitted):
+    network = fitted["SASRec"].network
+    windows = torch.tensor([[0, 1, 2, 4, 3], [5, 6, 7, 8, 9]])
+    padding = torch.full((2, 3), network.padding)
+    with torch.no_grad():
+        torch.testing.assert_close(network.loss(torch.cat([windows, padding], 1)), network.loss(windows))
+
+
+def test_the_loss_is_the_cross_entropy_of_the_next_item(fitted):
+    model = fitted["SASRec"]
+    items = [0, 1, 5, 2]
+    embeddings = model.network.items.weight[:-1].detach().numpy()
+    logits = model.encode([items[:1], items[:2], items[:3]]) @ embeddings.T
+    chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    by_hand = -np.log(chances[[0, 1, 2], items[1:]]).mean()
+    assert model.network.loss(torch.tensor([items])).item() == pytest.approx(by_hand, rel=1e-4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.integers(1, 9), st.integers(0, 5))
+def test_windows_hold_every_next_item_once(lengths, length, seed):
+    sequences = [list(range(100 * user, 100 * user + n)) for user, n in enumerate(lengths)]
+    windows = sasrec_module._windows(frame(sequences), 999, length, np.random.default_rng(seed))
+    steps = [(a, b) for window in windows for a, b in pairwise(window.tolist()) if b != 999]
+    assert sorted(steps) == sorted(step for items in sequences for step in pairwise(items))
+    assert windows.shape[1] == length + 1
+    assert all(a != 999 for a, _ in steps), "the padding is on the right"
+
+
+def test_the_first_cut_is_elsewhere_each_epoch():
+    rng = np.random.default_rng(0)
+    epochs = [sasrec_module._windows(frame([range(30)]), 99, 5, rng) for _ in range(40)]
+    assert len({tuple(window) for windows in epochs for window in windows if window[0] == 0}) == 5
+
+
+def test_sasrec_sees_the_last_items_that_it_knows(fitted):
+    model = fitted["SASRec"]
+    recent = [1, 2, 3, 4, 5, 6, 7, 8]
+    same = model.encode([recent, [9, 9, 9, *recent], [12, 1, 2, 3, 13, 4, 5, 6, 7, 8, 12]])
+    np.testing.assert_allclose(same, same[[0, 0, 0]], atol=1e-5)
+    assert np.abs(model.encode([recent]) - model.encode([recent[1:]])).max() > 1e-3
+
+
+def test_scores_are_user_vectors_times_item_embeddings(fitted):
+    model = fitted["SASRec"]
+    assert model.item_embeddings.shape == (N_ITEMS, 16)
+    assert (model.item_embeddings[:CYCLE] != 0).any(axis=1).all()
+    assert (model.item_embeddings[CYCLE:] == 0).all()
+    users = model.encode([[0, 1], [5]])
+    expected = users @ model.item_embeddings[:CYCLE].T
+    np.testing.assert_allclose(model.score([[0, 1], [5]], [range(CYCLE)] * 2), expected, rtol=1e-4)
+
+
+def test_many_histories_are_scored_like_few(fitted):
+    histories = [[k % CYCLE] for k in range(1100)]
+    scores = fitted["SASRec"].score(histories, [range(CYCLE)] * 1100)
+    last = fitted["SASRec"].score(histories[-1:], [range(CYCLE)])
+    np.testing.assert_allclose(scores[-1:], last, atol=1e-4)
+
+
+def test_sasrec_is_saved_and_loaded(fitted, tmp_path):
+    model = fitted["SASRec"]
+    model.save(tmp_path / "sasrec.safetensors")
+    loaded = SASRec.load(tmp_path / "sasrec.safetensors")
+    query = [[0, 3], [12], []], [range(N_ITEMS)] * 3
+    assert (loaded.score(*query) == model.score(*query)).all()
+    assert (loaded.item_embeddings == model.item_embeddings).all()
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "another"])
+def test_a_file_that_is_no_sasrec_is_told(fitted, damage, tmp_path):
+    path = tmp_path / "sasrec.safetensors"
+    if damage == "cut":
+        fitted["SASRec"].save(path)
+        path.write_bytes(path.read_bytes()[:-100])
+    elif damage == "another":
+        sasrec_module.save_file({"weight": torch.zeros(2)}, path)
+    with pytest.raises(UserError, match="sasrec.safetensors cannot be read"):
+        SASRec.load(path)
+
+
+def test_a_log_without_sequences_is_told():
+    with pytest.raises(UserError, match="two interactions"):
+        small_sasrec().fit(frame([[0], [1]]), 2)
+
+
+@pytest.fixture(scope="module")
+def ml100k():
+    try:
+        log = load_dataset("ml-100k")
+    except UserError as error:
+        pytest.skip(f"MovieLens 100K is not to be had here: {error}")
+    split = temporal_split(log)
+    tasks = build_tasks(log, split, "test", 1000, seed=0)
+    return log.interactions.iloc[split.rows("train")], log.n_items, tasks
+
+
+def n_at_10(model, train, n_items, tasks):
+    histories, candidates = [task.history for task in tasks], [task.candidates for task in tasks]
+    scores = model.fit(train, n_items).score(histories, candidates)
+    return ndcg(ranks_from_scores(scores, [task.positive for task in tasks]), 10)
+
+
+@pytest.mark.parametrize(("model", "expected"), [(Popularity(), 0.584), (ItemKNN(), 0.735)])
+def test_reference_points_on_ml100k(ml100k, model, expected):
+    assert n_at_10(model, *ml100k) == pytest.approx(expected, abs=0.03)
+
+
+@pytest.mark.all
+def test_sasrec_reaches_its_reference_point_on_ml100k(ml100k):
+    assert n_at_10(SASRec(), *ml100k) > 0.715

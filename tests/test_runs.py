@@ -1,0 +1,213 @@
+"""Run folders: the lock, files written whole, growing metrics, resuming, another configuration."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+
+from agenticrec_lite.errors import UserError
+from agenticrec_lite.runs import (
+    open_run,
+    plain,
+    read_metrics,
+    read_result,
+    read_trajectories,
+    replacing,
+    versions,
+)
+
+CONFIG = {
+    "dataset": "toy",
+    "seed": 0,
+    "profile": {"name": "nano", "rta": {"steps": 3, "learning_rate": 3e-5}},
+}
+
+HOLD = """
+    import sys, time
+    from agenticrec_lite.runs import open_run
+    run = open_run(sys.argv[1], {"seed": 0})
+    run.log_trajectories([{"stage": "rta", "step": 0}])
+    with open(run.folder / "trajectories.jsonl", "a") as file:
+        file.write('{"stage": "rta", "st')  # cut off in the middle of a row
+    (run.folder / ".state.json.1.tmp").write_text("{")
+    print("holding", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """A second process that holds the lock of tmp_path/run."""
+    command = [sys.executable, "-c", textwrap.dedent(HOLD), str(tmp_path / "run")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "holding\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_a_second_process_is_refused_until_the_first_is_dead(holder, tmp_path):
+    with pytest.raises(UserError, match="Another process is writing"):
+        open_run(tmp_path / "run", {"seed": 0})
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with open_run(tmp_path / "run", {"seed": 0}) as run:
+        assert list(read_trajectories(run.folder)) == [{"stage": "rta", "step": 0}]
+        run.log_trajectories([{"stage": "rta", "step": 1}])
+        assert [row["step"] for row in read_trajectories(run.folder)] == [0, 1]
+        assert not list(run.folder.glob(".*.tmp"))
+
+
+def test_the_same_process_may_open_its_run_again(tmp_path):
+    first = open_run(tmp_path, CONFIG)
+    second = open_run(tmp_path, CONFIG)  # a notebook cell that is run twice
+    second.mark("fit")
+    first.close()
+    with open_run(tmp_path, CONFIG) as third:
+        assert third.done("fit")
+
+
+def test_a_refused_call_does_not_free_the_lock_of_a_run_that_goes_on(tmp_path):
+    with open_run(tmp_path, CONFIG):
+        with pytest.raises(UserError, match="another run"):
+            open_run(tmp_path, CONFIG | {"seed": 1})
+        attempt = f"from agenticrec_lite.runs import open_run; open_run({str(tmp_path)!r}, {CONFIG!r})"
+        done = subprocess.run([sys.executable, "-c", attempt], capture_output=True, text=True, check=False)
+        assert "Another process is writing" in done.stderr
+
+
+def test_files_are_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "deep" / "file.txt"
+    with replacing(path) as temporary:
+        temporary.write_text("old")
+    with pytest.raises(RuntimeError), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+
+    def no_space(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(UserError, match="No space left"), replacing(path) as temporary:
+        temporary.write_text("new")
+    assert path.read_text() == "old"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_failed_write_leaves_the_run_as_it_was(tmp_path, monkeypatch):
+    with open_run(tmp_path, CONFIG) as run:
+        run.log_metrics({"stage": "rta", "step": 0})
+        run.mark("fit", {"n": 1})
+        run.write_result(n_test=3)
+        before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file() and p.name != ".lock"}
+
+        def broken(*_):
+            raise OSError(5, "Input/output error")
+
+        monkeypatch.setattr(os, "replace", broken)
+        for write in (
+            lambda: run.log_metrics({"stage": "rta", "step": 1}),
+            lambda: run.mark("rta"),
+            lambda: run.write_result(n_test=4),
+        ):
+            with pytest.raises(UserError, match="Input/output error"):
+                write()
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.name in before} == before
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_metrics_take_new_columns_in_mid_run_and_after_reopening(tmp_path):
+    with open_run(tmp_path, CONFIG) as run:
+        run.log_metrics({"stage": "rta", "step": 0, "reward_mean": np.float32(0.5)})
+        run.log_metrics(
+            {"stage": "rta", "step": 1, "reward_mean": torch.tensor(0.25), "tool_get_user_profile": 3}
+        )
+    with open_run(tmp_path, CONFIG) as run:
+        run.log_metrics({"stage": "ppr", "step": 0, "entropy": float("nan"), "odd": 'a,"b"\nc'})
+    table = read_metrics(tmp_path)
+    assert list(table) == ["stage", "step", "reward_mean", "tool_get_user_profile", "entropy", "odd"]
+    assert table.reward_mean.tolist()[:2] == [0.5, 0.25]
+    assert table.tool_get_user_profile.isna().tolist() == [True, False, True]
+    assert table.odd[2] == 'a,"b"\nc' and table.entropy.isna().all()
+
+
+def test_rewind_forgets_what_a_stage_is_about_to_repeat(tmp_path):
+    with open_run(tmp_path, CONFIG) as run:
+        run.rewind("rta")
+        for stage, step in [("frozen", 0), ("rta", 0), ("rta", 1), ("rta", 2)]:
+            run.log_metrics({"stage": stage, "step": step})
+            run.log_trajectories([{"stage": stage, "step": step, "text": "\u2028é"}] * 2)
+    with open_run(tmp_path, CONFIG) as run:
+        run.rewind("rta", step=1)
+        assert read_metrics(tmp_path)[["stage", "step"]].values.tolist() == [["frozen", 0], ["rta", 0]]
+        assert [(row["stage"], row["step"]) for row in read_trajectories(tmp_path)] == [
+            ("frozen", 0), ("frozen", 0), ("rta", 0), ("rta", 0),
+        ]  # fmt: skip
+        run.rewind("rta")
+        run.rewind("frozen")
+        assert not (tmp_path / "metrics.csv").exists() and list(read_trajectories(tmp_path)) == []
+
+
+def test_finished_stages_are_remembered_with_what_they_left(tmp_path):
+    with open_run(tmp_path, CONFIG) as run:
+        assert not run.done("fit")
+        run.mark("fit", {"weights": np.arange(2), "loss": np.float32(0.5), "where": tmp_path / "x"})
+        run.mark("mining")
+    with open_run(tmp_path, CONFIG) as run:
+        assert run.done("fit") and run.done("mining") and not run.done("ppr")
+        assert run.payload("fit") == {"weights": [0, 1], "loss": 0.5, "where": str(tmp_path / "x")}
+        with pytest.raises(KeyError):
+            run.payload("ppr")
+
+
+def test_another_configuration_is_refused_with_what_differs(tmp_path):
+    open_run(tmp_path, CONFIG).close()
+    before = (tmp_path / "config.yaml").read_text()
+    other = {**CONFIG, "seed": 1, "profile": {"name": "nano", "rta": {"steps": 9, "learning_rate": 3e-5}}}
+    with pytest.raises(UserError, match=r"seed was 0, now 1, profile.rta.steps was 3, now 9"):
+        open_run(tmp_path, other)
+    assert (tmp_path / "config.yaml").read_text() == before
+    with open_run(tmp_path, CONFIG) as run:  # the refused call holds no lock, and the float came back equal
+        assert run.config == CONFIG
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="Cannot open the run folder"):
+        open_run(tmp_path / "file" / "run", CONFIG)
+
+
+def test_result_gathers_fields_seconds_memory_and_versions(tmp_path):
+    with open_run(tmp_path, CONFIG) as run:
+        with run.timer("fit"):
+            pass
+        with pytest.raises(RuntimeError), run.timer("rta"):
+            raise RuntimeError
+        run.write_result(metrics={"rta": {"N@10": np.float64(0.7), "ci95": {"N@10": (0.6, np.nan)}}})
+    result = read_result(tmp_path)
+    assert list(result["seconds"]) == ["fit", "rta"]
+    assert result["metrics"] == {"rta": {"N@10": 0.7, "ci95": {"N@10": [0.6, None]}}}
+    assert 10 < result["peak_rss_mb"] < 1e5
+    assert result["versions"] == versions() and result["versions"]["torch"].startswith("2.13.0")
+    with open_run(tmp_path, CONFIG) as run:
+        run.write_result(n_test=4)
+    assert read_result(tmp_path)["metrics"] == result["metrics"]
+
+
+@pytest.mark.parametrize("read", [read_result, read_metrics, read_trajectories])
+def test_reading_what_is_not_there(read, tmp_path):
+    with pytest.raises(UserError, match="There is no"):
+        list(read(tmp_path))
+
+
+def test_plain_is_json():
+    value = {1: (np.int64(2), torch.tensor([1.5]), np.array([np.inf])), "a": {True}, "b": None}
+    assert plain(value) == {"1": [2, [1.5], [None]], "a": [True], "b": None}
+    json.dumps(plain(value), allow_nan=False)
