@@ -4,7 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from agenticrec_lite.errors import UserError
 
@@ -41,7 +47,9 @@ def load_policy(settings: dict, adapter: str | Path | None = None, trainable: bo
     """
     source = NANO if settings["id"] == "nano" else settings["id"]
     if settings["id"] == "nano" and not (NANO / "model.safetensors").exists():
-        raise UserError(f"nano's weights are missing in {NANO.name}: run agenticrec pretrain-nano, or check out data/nano.")
+        raise UserError(
+            f"nano's weights are missing in {NANO.name}: run agenticrec pretrain-nano, or check out data/nano."
+        )
     quantization = quantization_config(settings["quantize"], DTYPES[settings["dtype"]])
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
@@ -88,13 +96,21 @@ def add_adapter(model: PreTrainedModel, lora: dict, adapter: str | Path | None =
 
     On a quantised base the adapter would otherwise become bf16, where an update of 1e-5 rounds away.
     """
-    from peft import LoraConfig, PeftModel, get_peft_model  # slow to import, and not needed to read a checkpoint
+    from peft import (
+        LoraConfig,
+        PeftModel,
+        get_peft_model,
+    )  # slow to import, and not needed to read a checkpoint
 
     if adapter is not None:
         model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
     else:
         config = LoraConfig(
-            r=lora["r"], lora_alpha=lora["alpha"], target_modules=lora["targets"], lora_dropout=0.0, task_type="CAUSAL_LM"
+            r=lora["r"],
+            lora_alpha=lora["alpha"],
+            target_modules=lora["targets"],
+            lora_dropout=0.0,
+            task_type="CAUSAL_LM",
         )
         model = get_peft_model(model, config)
     fp32_adapter(model)

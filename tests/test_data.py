@@ -206,7 +206,8 @@ def test_the_digest_is_of_the_documented_lines():
 
 
 GOOD = pd.DataFrame([("u", "i", 3.0, 10)], columns=COLUMNS)
-ITEMS = pd.DataFrame({"item_id": ["i"], "title": ["T"], "categories": [()], "price": [np.nan], "year": [np.nan]})
+ITEMS = pd.DataFrame({"item_id": ["i"], "title": ["T"], "categories": [()], "price": [np.nan],
+                      "year": [np.nan]})
 
 
 @pytest.mark.parametrize(("interactions", "items", "said"), [

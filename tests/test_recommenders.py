@@ -21,13 +21,14 @@ CYCLE = 12
 
 def frame(sequences):
     """Coded interactions of users who took these items in this order; the users' rows alternate in time."""
-    rows = [(user, item, np.nan, step) for user, items in enumerate(sequences) for step, item in enumerate(items)]
+    rows = [(user, item, np.nan, step) for user, items in enumerate(sequences)
+            for step, item in enumerate(items)]
     table = pd.DataFrame(rows, columns=["user", "item", "rating", "timestamp"])
     return table.sort_values("timestamp", kind="stable")
 
 
 def cyclic():
-    """Every user walks 0, 1, ..., 11, 0, ... from another start: popularity says nothing, order everything."""
+    """Every user walks 0, 1, ..., 11, 0, ... from another start: only the order says what is next."""
     return frame([[(user + step) % CYCLE for step in range(16)] for user in range(48)])
 
 

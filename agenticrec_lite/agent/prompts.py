@@ -17,13 +17,18 @@ def system_prompt(brief: bool) -> str:
         brief: One line a tool (nano), instead of one with its whole summary.
     """
     tools = "\n".join(
-        f"{name}({', '.join(parameters(tool))})" + ("" if brief else f": {summary(tool)}") for name, tool in TOOLS.items()
+        f"{name}({', '.join(parameters(tool))})" + ("" if brief else f": {summary(tool)}")
+        for name, tool in TOOLS.items()
     )
     example = write_call("get_similar_items", {"item_title": "h1"})
-    rules = "" if brief else (
-        "You are a recommender agent. Think, call tools to gather evidence, then answer.\n"
-        "A turn is <think>your thoughts</think> followed by one tool call, for example\n"
-        f"{example}\nor by the answer. You may call at most 10 tools.\n"
+    rules = (
+        ""
+        if brief
+        else (
+            "You are a recommender agent. Think, call tools to gather evidence, then answer.\n"
+            "A turn is <think>your thoughts</think> followed by one tool call, for example\n"
+            f"{example}\nor by the answer. You may call at most 10 tools.\n"
+        )
     )
     return f"{rules}Tools:\n{tools}"
 
@@ -65,7 +70,11 @@ class ChatFormat:
 
     @classmethod
     def of(cls, tokenizer, brief: bool = False) -> "ChatFormat":
-        turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _MARK}, {"role": "tool", "content": _MARK}]
+        turns = [
+            {"role": "user", "content": "?"},
+            {"role": "assistant", "content": _MARK},
+            {"role": "tool", "content": _MARK},
+        ]
         text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         _, between, after = text.split(_MARK)
         end = tokenizer.eos_token
@@ -74,7 +83,9 @@ class ChatFormat:
         encode = lambda part: tokenizer.encode(part, add_special_tokens=False)  # noqa: E731
         return cls(tokenizer, brief, encode(between.removeprefix(end)), encode(after), tokenizer.eos_token_id)
 
-    def prompt_ids(self, context: TaskContext, question: str = "rank", pair: tuple[int, int] | None = None) -> list[int]:
+    def prompt_ids(
+        self, context: TaskContext, question: str = "rank", pair: tuple[int, int] | None = None
+    ) -> list[int]:
         """Token ids of a task's prompt, up to the place where the policy begins."""
         messages = [
             {"role": "system", "content": system_prompt(self.brief)},
@@ -94,4 +105,6 @@ class ChatFormat:
 
     def turn_text(self, ids: list[int]) -> str:
         """Text of a turn without its end-of-turn token, special tokens of the protocol kept."""
-        return self.tokenizer.decode(ids[:-1] if ids and ids[-1] == self.end_of_turn else ids, skip_special_tokens=False)
+        return self.tokenizer.decode(
+            ids[:-1] if ids and ids[-1] == self.end_of_turn else ids, skip_special_tokens=False
+        )

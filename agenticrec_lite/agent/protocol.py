@@ -13,7 +13,16 @@ from dataclasses import dataclass
 
 from agenticrec_lite.tools import TOOLS
 
-TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<observation>", "</observation>", "<answer>", "</answer>")
+TAGS = (
+    "<think>",
+    "</think>",
+    "<tool_call>",
+    "</tool_call>",
+    "<observation>",
+    "</observation>",
+    "<answer>",
+    "</answer>",
+)
 TOP = 10
 QUESTIONS = ("rank", "more", "less")
 
@@ -110,7 +119,7 @@ def _parse_pair(think: str, body: str, n_candidates: int) -> Turn:
 
 def write_call(name: str, arguments: dict, think: str = "") -> str:
     """The protocol text of a tool call."""
-    return _think(think) + f'<tool_call>{json.dumps({"name": name, "arguments": arguments})}</tool_call>'
+    return _think(think) + f"<tool_call>{json.dumps({'name': name, 'arguments': arguments})}</tool_call>"
 
 
 def write_answer(answer: list[int] | str, think: str = "") -> str:

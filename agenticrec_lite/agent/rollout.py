@@ -91,11 +91,18 @@ class Sampling:
     max_completion_tokens: int = 1024
     batch_rows: int = 64
 
+    @classmethod
+    def of(cls, agent: dict, temperature: float) -> "Sampling":
+        """From a profile's `agent` section."""
+        return cls(temperature, agent["max_turn_tokens"], agent["max_completion_tokens"], agent["batch_rows"])
+
 
 class _Batch:
     """Trajectories that are decoded together, and the cache they share."""
 
-    def __init__(self, model: PreTrainedModel, chat: ChatFormat, groups: Sequence[Group], sampling: Sampling, generator):
+    def __init__(
+        self, model: PreTrainedModel, chat: ChatFormat, groups: Sequence[Group], sampling: Sampling, generator
+    ):
         self.decoder, self.head = model.get_decoder(), model.get_output_embeddings()
         self.chat, self.sampling, self.generator, self.device = chat, sampling, generator, model.device
         self.environments = [e for group in groups for e in group.environments]
@@ -139,7 +146,9 @@ class _Batch:
         """Next token and its log-probability, per row."""
         temperature = self.sampling.temperature
         log_p = torch.log_softmax(logits / (temperature or 1.0), -1)
-        token = log_p.argmax(-1) if temperature == 0 else torch.multinomial(log_p.exp(), 1, generator=self.generator)[:, 0]
+        token = (
+            log_p.argmax(-1) if temperature == 0 else torch.multinomial(log_p.exp(), 1, generator=self.generator)[:, 0]
+        )
         return token, log_p.gather(1, token[:, None])[:, 0]
 
     def turn(self) -> None:

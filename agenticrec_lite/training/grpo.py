@@ -78,11 +78,9 @@ class ListwiseGRPOTrainer(GRPOTrainer):
         output_dir: str,
     ):
         self.questions = {question.task_id: question for question in questions}
-        self.reward, self.settings, self.agent, self.run, self.stage, self.seed = reward, settings, agent, run, stage, seed
+        self.reward, self.agent, self.run, self.stage, self.seed = reward, agent, run, stage, seed
         self.chat = ChatFormat.of(policy.tokenizer, policy.brief)
-        self.sampling = Sampling(
-            settings["temperature"], agent["max_turn_tokens"], agent["max_completion_tokens"], agent["batch_rows"]
-        )
+        self.sampling = Sampling.of(agent, settings["temperature"])
         self.trajectories: list[Trajectory] = []
         self.history: list[dict] = []
         self.bar = tqdm(total=settings["steps"], desc=stage.upper(), unit="step")
@@ -90,9 +88,7 @@ class ListwiseGRPOTrainer(GRPOTrainer):
             policy.model,
             reward_funcs=lambda trajectory, **_: [t.reward for t in trajectory],
             args=grpo_config(settings, agent, output_dir, seed),
-            train_dataset=Dataset.from_list(
-                [{"prompt": [{"role": "user", "content": question.task_id}]} for question in questions]
-            ),
+            train_dataset=_dataset(questions),
             processing_class=policy.tokenizer,
             rollout_func=self._rollout,
         )
@@ -158,7 +154,12 @@ class ListwiseGRPOTrainer(GRPOTrainer):
         completions, actions = input_ids[:, n_prompt:][:, :length], self._actions[:, :length]
         with self.accelerator.autocast():
             states = predictor_states(
-                model, input_ids[first, start:n_prompt], prompt_mask[:, start:], completions, completion_mask[:, :length], group_of
+                model,
+                input_ids[first, start:n_prompt],
+                prompt_mask[:, start:],
+                completions,
+                completion_mask[:, :length],
+                group_of,
             )
             logprobs, entropies = token_logprobs(model, states[actions], completions[actions], self.temperature)
         scattered = torch.zeros(2, *self._actions.shape, device=input_ids.device)
@@ -182,15 +183,35 @@ class ListwiseGRPOTrainer(GRPOTrainer):
         super().log(logs, start_time)
         if "grad_norm" not in logs:
             return
-        row = {"stage": self.stage, "step": self.state.global_step, **step_metrics(self.trajectories, self.num_generations)}
-        row |= {"grad_norm": logs["grad_norm"], "entropy": logs.get("entropy"), "learning_rate": logs.get("learning_rate")}
-        row |= {"seconds_rollout": self.seconds_rollout, "seconds_update": time.monotonic() - self.update_started}
+        row = {
+            "stage": self.stage,
+            "step": self.state.global_step,
+            **step_metrics(self.trajectories, self.num_generations),
+        }
+        row |= {
+            "grad_norm": logs["grad_norm"],
+            "entropy": logs.get("entropy"),
+            "learning_rate": logs.get("learning_rate"),
+        }
+        row |= {
+            "seconds_rollout": self.seconds_rollout,
+            "seconds_update": time.monotonic() - self.update_started,
+        }
         self.history.append(row)
         self.bar.update()
-        self.bar.set_postfix(reward=f"{row['reward_mean']:.3f}", valid=f"{row['valid']:.2f}", calls=f"{row['calls']:.1f}")
+        self.bar.set_postfix(
+            reward=f"{row['reward_mean']:.3f}", valid=f"{row['valid']:.2f}", calls=f"{row['calls']:.1f}"
+        )
         if self.run:
             self.run.log_metrics(row)
-            self.run.log_trajectories(trajectory_rows(self.trajectories, self.questions, self.stage, row["step"], self.seed))
+            self.run.log_trajectories(
+                trajectory_rows(self.trajectories, self.questions, self.stage, row["step"], self.seed)
+            )
+
+
+def _dataset(questions: Sequence[Question]) -> Dataset:
+    """trl's rows: all that a rollout needs of them is the task id."""
+    return Dataset.from_list([{"prompt": [{"role": "user", "content": q.task_id}]} for q in questions])
 
 
 def grpo_config(settings: dict, agent: dict, output_dir: str, seed: int) -> GRPOConfig:
@@ -236,7 +257,7 @@ def step_metrics(trajectories: Sequence[Trajectory], group_size: int) -> dict:
         "reward_max": groups.max(1).mean(),
         "valid": float(np.mean([t.valid for t in trajectories])),
         "calls": float(np.mean([t.n_calls for t in trajectories])),
-        "tool_use_when_positive": float(np.mean([t.n_calls > 0 for t in positive])) if positive else None,
+        "positive_with_tool": float(np.mean([t.n_calls > 0 for t in positive])) if positive else None,
         "zero_advantage": float((np.ptp(groups, axis=1) == 0).mean()),
         "dropped_groups": float((groups < 0).all(1).mean()),
         "completion_tokens": float(np.mean([len(t.completion_ids) for t in trajectories])),

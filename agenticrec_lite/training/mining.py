@@ -49,7 +49,10 @@ def mine_hard_negatives(
 
 
 def pair_questions(
-    mined: Sequence[HardNegative], contexts: dict[str, TaskContext], candidates: dict[str, tuple[int, ...]], seed: int
+    mined: Sequence[HardNegative],
+    contexts: dict[str, TaskContext],
+    candidates: dict[str, tuple[int, ...]],
+    seed: int,
 ) -> list[Question]:
     """Both directions of every pair, in random order: which is MORE likely (answer: the positive), which LESS.
 

@@ -5,20 +5,21 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
+from agenticrec_lite.agent.rollout import Sampling
+from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.data import load_dataset
 from agenticrec_lite.data.log import InteractionLog
 from agenticrec_lite.data.split import Split, temporal_split
 from agenticrec_lite.data.tasks import RankingTask, build_tasks
-from agenticrec_lite.agent.rollout import Sampling
-from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.evaluation import evaluate
 from agenticrec_lite.evaluation.metrics import paired_difference, summarize
 from agenticrec_lite.policy import Policy, load_policy
 from agenticrec_lite.profiles import load_profile
 from agenticrec_lite.rewards import listwise_reward, pairwise_reward
-from agenticrec_lite.runs import Run, open_run
+from agenticrec_lite.runs import Run, open_run, read_trajectories
 from agenticrec_lite.tools import TaskContext
 from agenticrec_lite.tools.toolbox import Toolbox
 from agenticrec_lite.training.grpo import ListwiseGRPOTrainer, Question, trajectory_rows
@@ -91,7 +92,7 @@ class Experiment:
 
     def sampling(self, temperature: float) -> Sampling:
         agent = self.profile["agent"]
-        return Sampling(temperature, agent["max_turn_tokens"], agent["max_completion_tokens"], agent["batch_rows"])
+        return Sampling.of(agent, temperature)
 
     def play(self, tasks, contexts, temperature: float = 0.0, title: str | None = None) -> list[Trajectory]:
         """One trajectory a task, by the policy as it is now."""
@@ -99,6 +100,12 @@ class Experiment:
             self.policy, contexts, tasks, self.sampling(temperature), self.profile["agent"]["max_calls"],
             torch.Generator().manual_seed(self.seed), title,
         )  # fmt: skip
+
+    def logged(self, stage: str, **wanted) -> list[dict]:
+        """Rows of trajectories.jsonl: a stage ("rta", "mining", "evaluate_rta", ...), narrowed by any other fields."""
+        wanted = {"stage": stage, **wanted}
+        rows = read_trajectories(self.run.folder)
+        return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
 
 
 def start(dataset: str, profile: str, seed: int, out: str | Path, overrides: dict | None = None) -> Experiment:
@@ -117,8 +124,9 @@ def start(dataset: str, profile: str, seed: int, out: str | Path, overrides: dic
 
 def evaluate_baselines(experiment: Experiment) -> dict:
     """Random, popularity, ItemKNN, SASRec and the evidence ceiling on the test tasks."""
-    toolbox, test, run = experiment.toolbox, experiment.test, experiment.run
+    test, run = experiment.test, experiment.run
     if not run.done("baselines"):
+        toolbox = experiment.toolbox
         validation = experiment.tasks("validation", experiment.profile["evaluation"]["n_validation"])
         with run.timer("baselines"):
             ranks = {"random": evaluate.random_ranks(test, experiment.seed)}
@@ -143,38 +151,62 @@ def result_metrics(run: Run) -> dict:
     return run.result.get("metrics", {})
 
 
-def evaluate_policy(experiment: Experiment, name: str, temperature: float = 0.0) -> list[Trajectory]:
-    """Play the test tasks with the policy as it is and record it as `name`; greedy unless a temperature is given."""
-    run, test = experiment.run, experiment.test
-    stage = f"evaluate_{name}"
+def results_table(run: Run) -> pd.DataFrame:
+    """The methods measured so far, a row each; 95 % intervals in brackets."""
+    rows = {}
+    for name, figures in result_metrics(run).items():
+        if name in METHODS:
+            rows[name] = {
+                metric: "{:.3f} [{:.3f}, {:.3f}]".format(figures[metric], *figures["ci95"][metric])
+                for metric in ("H@1", "H@5", "N@10")
+            } | {"valid": f"{figures['valid']:.1%}", "calls": f"{figures['calls']:.1f}"}
+    return pd.DataFrame(rows).T
+
+
+def play_logged(experiment: Experiment, stage: str, tasks, contexts, temperature: float = 0.0) -> list[Trajectory]:
+    """One trajectory a task by the policy as it is now: rewarded, and logged under `stage`."""
+    run, title = experiment.run, stage.replace("_", " ")
     with run.timer(stage):
-        trajectories = experiment.play(test, experiment.test_contexts, temperature, f"evaluating {name}")
-    questions = {task.task_id: Question(task.task_id, None, "rank", task.positive, None, task.candidates) for task in test}
-    for trajectory, task in zip(trajectories, test, strict=True):
+        trajectories = experiment.play(tasks, contexts, temperature, title)
+    for trajectory, task in zip(trajectories, tasks, strict=True):
         trajectory.reward = listwise_reward(trajectory, task.positive)
-    run.rewind(name)
-    run.log_trajectories(trajectory_rows(trajectories, questions, name, 0, experiment.seed))
-    ranks = evaluate.trajectory_ranks(trajectories, test)
-    record(experiment, name, ranks, evaluate.summarize_trajectories(trajectories, test))
-    run.mark(stage, ranks.tolist())
+    questions = {
+        task.task_id: Question(task.task_id, None, "rank", task.positive, None, task.candidates) for task in tasks
+    }
+    run.rewind(stage)
+    run.log_trajectories(trajectory_rows(trajectories, questions, stage, 0, experiment.seed))
     return trajectories
+
+
+def evaluate_stage(experiment: Experiment, name: str, temperature: float = 0.0) -> None:
+    """Play the test tasks with the policy as it is and record it as `name`, unless that has been done.
+
+    Greedy unless a temperature is given. The trajectories are logged as "evaluate_<name>".
+    """
+    run, test, stage = experiment.run, experiment.test, f"evaluate_{name}"
+    if not run.done(stage):
+        trajectories = play_logged(experiment, stage, test, experiment.test_contexts, temperature)
+        ranks = evaluate.trajectory_ranks(trajectories, test)
+        record(experiment, name, ranks, evaluate.summarize_trajectories(trajectories, test))
+        run.mark(stage, ranks.tolist())
+    # The folder keeps the rank of an absent positive as null.
+    experiment.ranks[name] = np.nan_to_num(np.array(run.payload(stage), dtype=float), nan=np.inf)
 
 
 def evaluate_frozen(experiment: Experiment) -> None:
     """The untrained policy, greedy and sampled at the rollout temperature; the better of the two counts as frozen."""
     run = experiment.run
-    if run.done("frozen"):
-        return
-    evaluate_policy(experiment, "frozen_greedy")
-    evaluate_policy(experiment, "frozen_sampled", experiment.profile["rta"]["temperature"])
+    evaluate_stage(experiment, "frozen_greedy")
+    evaluate_stage(experiment, "frozen_sampled", experiment.profile["rta"]["temperature"])
     figures = result_metrics(run)
     better = max(("frozen_greedy", "frozen_sampled"), key=lambda name: figures[name]["N@10"])
     record(experiment, "frozen", experiment.ranks[better], figures[better])
-    run.mark("frozen", better)
 
 
 def train_rta(experiment: Experiment) -> None:
     """Stage 1: list-wise GRPO on tasks of the later train split; the adapter is saved."""
+    if experiment.run.done("rta"):
+        return
     settings = experiment.profile["rta"]
     tasks = experiment.training[: settings["steps"] * settings["tasks_per_step"]]
     questions = [
@@ -185,14 +217,22 @@ def train_rta(experiment: Experiment) -> None:
 
 
 def train(experiment: Experiment, stage: str, questions: list[Question], reward) -> None:
-    """Run one training stage on the current policy and save its adapter."""
-    run = experiment.run
-    if run.done(stage):
+    """Run one training stage on the policy that the folder holds and save its adapter.
+
+    Fewer questions than the profile's steps take make fewer steps; too few for one step, and the stage is left out.
+    """
+    run, settings = experiment.run, experiment.profile[stage]
+    steps = min(settings["steps"], len(questions) // settings["tasks_per_step"])
+    if steps < settings["steps"]:
+        left = "go on with these" if steps else "the stage is left out, the policy stays as it is"
+        print(f"{stage}: {len(questions)} questions give {steps} of {settings['steps']} steps; {left}.")
+    if not steps:
         return
+    vars(experiment).pop("policy", None)  # an attempt that was interrupted in this process has moved its weights
     run.rewind(stage)
     trainer = ListwiseGRPOTrainer(
-        experiment.policy, questions, reward, experiment.profile[stage], experiment.profile["agent"], run, stage,
-        experiment.seed, str(run.checkpoints / f"{stage}_trainer"),
+        experiment.policy, questions[: steps * settings["tasks_per_step"]], reward, {**settings, "steps": steps},
+        experiment.profile["agent"], run, stage, experiment.seed, str(run.checkpoints / f"{stage}_trainer"),
     )  # fmt: skip
     with run.timer(stage):
         trainer.train()
@@ -207,28 +247,37 @@ def mine(experiment: Experiment) -> list[HardNegative]:
     if not run.done("mining"):
         used = settings["rta"]["steps"] * settings["rta"]["tasks_per_step"]
         tasks = experiment.training[used : used + settings["ppr"]["mining_tasks"]]
-        with run.timer("mining"):
-            played = experiment.play(tasks, experiment.early_toolbox.contexts(tasks), title="mining hard negatives")
+        played = play_logged(experiment, "mining", tasks, experiment.early_toolbox.contexts(tasks))
         run.mark("mining", [pair.row() for pair in mine_hard_negatives(played, tasks, experiment.seed)])
     return [HardNegative(**{**row, "pool": tuple(row["pool"])}) for row in run.payload("mining")]
 
 
 def train_ppr(experiment: Experiment, mined: list[HardNegative]) -> None:
     """Stage 2: pair-wise questions in both directions, continuing the same adapter."""
-    settings = experiment.profile["ppr"]
+    if experiment.run.done("ppr"):
+        return
     by_id = {task.task_id: task for task in experiment.training}
     tasks = [by_id[pair.task_id] for pair in mined]
     contexts = dict(zip([t.task_id for t in tasks], experiment.early_toolbox.contexts(tasks), strict=True))
     questions = pair_questions(mined, contexts, {t.task_id: t.candidates for t in tasks}, experiment.seed)
-    train(experiment, "ppr", questions[: settings["steps"] * settings["tasks_per_step"]], pairwise_reward)
+    train(experiment, "ppr", questions, pairwise_reward)
 
 
 def finish(experiment: Experiment) -> dict:
     """Paired comparisons, and the run's result."""
     users = evaluate.users_of(experiment.test)
-    pairs = [("rta", "frozen"), ("rta", "sasrec"), ("ppr", "rta"), ("ppr", "sasrec"), ("ppr", "itemknn"), ("ppr", "popularity")]
+    pairs = [
+        ("rta", "frozen"),
+        ("rta", "sasrec"),
+        ("ppr", "rta"),
+        ("ppr", "sasrec"),
+        ("ppr", "itemknn"),
+        ("ppr", "popularity"),
+    ]
     differences = {
-        f"{a} - {b}": {m: paired_difference(experiment.ranks[a], experiment.ranks[b], users, m) for m in ("H@1", "N@10")}
+        f"{a} - {b}": {
+            m: paired_difference(experiment.ranks[a], experiment.ranks[b], users, m) for m in ("H@1", "N@10")
+        }
         for a, b in pairs
     }
     experiment.run.write_result(differences=differences)
@@ -246,9 +295,3 @@ def run_experiment(dataset: str, profile: str, seed: int, out: str | Path, overr
         train_ppr(experiment, mine(experiment))
         evaluate_stage(experiment, "ppr")
         return finish(experiment)
-
-
-def evaluate_stage(experiment: Experiment, name: str) -> None:
-    """Evaluate after a stage, unless that has been done."""
-    if not experiment.run.done(f"evaluate_{name}"):
-        evaluate_policy(experiment, name)

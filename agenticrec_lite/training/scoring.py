@@ -46,7 +46,9 @@ def predictor_states(model, prompt_ids, prompt_mask, completion_ids, completion_
     decoder = base_model(model).get_decoder()
     positions = (prompt_mask.cumsum(1) - 1).clamp(min=0)
     cache = DynamicCache(config=decoder.config)
-    prompt = decoder(prompt_ids, attention_mask=prompt_mask, position_ids=positions, past_key_values=cache, use_cache=True)
+    prompt = decoder(
+        prompt_ids, attention_mask=prompt_mask, position_ids=positions, past_key_values=cache, use_cache=True
+    )
     cache.batch_select_indices(group_of)
     steps = torch.arange(completion_ids.shape[1], device=completion_ids.device)
     rest = decoder(

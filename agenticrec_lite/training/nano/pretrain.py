@@ -2,8 +2,8 @@
 
 import csv
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +15,11 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from agenticrec_lite.agent.environment import RankingEnvironment
 from agenticrec_lite.agent.prompts import ChatFormat, task_prompt
 from agenticrec_lite.agent.trajectory import Trajectory
-from agenticrec_lite.tools import TOOLS
-from agenticrec_lite.training.nano.teacher import ORDERING, play, scripted_pair, scripted_ranking
+from agenticrec_lite.training.nano.attention import use_fp32_attention
+from agenticrec_lite.training.nano.teacher import ORDERING, SCORING, play, scripted_pair, scripted_ranking
 from agenticrec_lite.training.nano.tokenizer import train_tokenizer
 from agenticrec_lite.training.nano.worlds import N_CANDIDATES, random_world
 from agenticrec_lite.training.scoring import pad, predictor_states, token_logprobs
-
 
 CALLS = (0.04, 0.22, 0.32, 0.24, 0.12, 0.06)  # probability of 0, 1, 2, ... calls
 
@@ -29,15 +28,20 @@ CALLS = (0.04, 0.22, 0.32, 0.24, 0.12, 0.06)  # probability of 0, 1, 2, ... call
 class Recipe:
     """Everything that decides the checkpoint."""
 
-    steps: int = 2800
+    steps: int = 1800
+    drills: tuple[float, float] = (
+        0.08,
+        0.40,
+    )  # until here: one list to follow; then several to follow or fuse; then worlds
+    drill_size: int = 48  # drills a step, fewer the more lists they have
     worlds: int = 16  # distinct prompts a step, divided by the number of turns, at least 4
     episodes: int = 4  # scripted trajectories a prompt; they share its forward pass
     hidden: int = 128
     layers: int = 5
-    muon_rate: float = 0.01
+    muon_rate: float = 0.02
     adam_rate: float = 2e-3
     warm_up: int = 50
-    easy: float = 0.15  # share of the steps with short titles, short histories and one list to follow
+    query_key_scale: float = 2.0  # of the norms before attention: sharp enough at the start to point at one token
     observation_weight: float = 0.2  # of the loss on observation tokens: what a list of scores looks like
     pair_share: float = 0.25
     seed: int = 0
@@ -58,7 +62,7 @@ def new_tokenizer(rng: np.random.Generator, worlds: int = 1500) -> PreTrainedTok
 def new_policy(recipe: Recipe, vocabulary: int) -> Qwen3ForCausalLM:
     """An untrained policy of the Qwen3 architecture."""
     torch.manual_seed(recipe.seed)
-    return Qwen3ForCausalLM(
+    model = Qwen3ForCausalLM(
         Qwen3Config(
             vocab_size=vocabulary,
             hidden_size=recipe.hidden,
@@ -74,32 +78,48 @@ def new_policy(recipe: Recipe, vocabulary: int) -> Qwen3ForCausalLM:
             eos_token_id=2,
         )
     )
+    for layer in model.model.layers:
+        for norm in (layer.self_attn.q_norm, layer.self_attn.k_norm):
+            norm.weight.data.fill_(recipe.query_key_scale)
+    return model
 
 
 def lessons(chat: ChatFormat, recipe: Recipe, rng: np.random.Generator) -> Iterator[list[list[Trajectory]]]:
-    """Batches of scripted trajectories, one list a world; easy worlds first.
+    """Batches of scripted trajectories, one list a prompt: drills without a prompt first, then whole worlds.
 
     All trajectories of a batch make the same number of calls, so that they are of similar length.
     """
     for step in range(recipe.steps):
-        easy = step < recipe.easy * recipe.steps
-        n_calls = int(rng.choice(len(CALLS), p=CALLS))
-        n_calls = 1 if easy else n_calls
-        worlds = max(4, recipe.worlds // (n_calls + 1))
-        yield [_world_lessons(chat, recipe, rng, easy, n_calls) for _ in range(worlds)]
+        drill = sum(step >= share * recipe.steps for share in recipe.drills)
+        if drill < 2:
+            n_calls = 1 if drill == 0 else int(rng.integers(1, len(SCORING) + 1))
+            tools = ORDERING if drill == 0 else SCORING
+            yield [_drill(chat, recipe, rng, tools, n_calls) for _ in range(max(16, recipe.drill_size // n_calls))]
+        else:
+            n_calls = int(rng.choice(len(CALLS), p=CALLS))
+            worlds = max(4, recipe.worlds // (n_calls + 1))
+            yield [_world_lessons(chat, recipe, rng, n_calls) for _ in range(worlds)]
 
 
-def _world_lessons(chat: ChatFormat, recipe: Recipe, rng: np.random.Generator, easy: bool, n_calls: int) -> list[Trajectory]:
-    context = random_world(rng, longest=2, history=3) if easy else random_world(rng)
-    tools = ORDERING if easy else tuple(TOOLS)
+def _drill(
+    chat: ChatFormat, recipe: Recipe, rng: np.random.Generator, tools: Sequence[str], n_calls: int
+) -> list[Trajectory]:
+    """One trajectory without system prompt, history or candidates: all there is to learn is to read lists."""
+    context = replace(random_world(rng, longest=1, history=1), neighbours=0)
+    start = chat.tokenizer.encode("<|im_start|>assistant\n", add_special_tokens=False)
+    return [play(scripted_ranking(context, rng, n_calls, tools), context, chat, "rank", start)]
+
+
+def _world_lessons(chat: ChatFormat, recipe: Recipe, rng: np.random.Generator, n_calls: int) -> list[Trajectory]:
+    context = random_world(rng)
     if rng.random() < recipe.pair_share:
         question = str(rng.choice(["more", "less"]))
         pair = tuple((rng.choice(N_CANDIDATES, 2, replace=False) + 1).tolist())
         prompt = chat.prompt_ids(context, question, pair)
-        scripts = [scripted_pair(context, rng, question, pair, n_calls, tools) for _ in range(recipe.episodes)]
+        scripts = [scripted_pair(context, rng, question, pair, n_calls) for _ in range(recipe.episodes)]
     else:
         question, prompt = "rank", chat.prompt_ids(context)
-        scripts = [scripted_ranking(context, rng, n_calls, tools) for _ in range(recipe.episodes)]
+        scripts = [scripted_ranking(context, rng, n_calls) for _ in range(recipe.episodes)]
     return [play(turns, context, chat, question, prompt) for turns in scripts]
 
 
@@ -146,7 +166,10 @@ def pretrain(out: str | Path, recipe: Recipe | None = None, probe=None) -> Path:
     steppers, log, start = optimizers(model, recipe), [], time.time()
     rates = [group["lr"] for o in steppers for group in o.param_groups]
     model.train()
-    for step, batch in enumerate(tqdm(lessons(chat, recipe, rng), total=recipe.steps, desc="pre-training nano", mininterval=5)):
+    use_fp32_attention(model)
+    for step, batch in enumerate(
+        tqdm(lessons(chat, recipe, rng), total=recipe.steps, desc="pre-training nano", mininterval=5)
+    ):
         scale = min(1.0, (step + 1) / recipe.warm_up, 3 * (1 - step / recipe.steps) + 0.02)
         for group, rate in zip((g for o in steppers for g in o.param_groups), rates, strict=True):
             group["lr"] = rate * scale
@@ -156,7 +179,14 @@ def pretrain(out: str | Path, recipe: Recipe | None = None, probe=None) -> Path:
         for optimizer in steppers:
             optimizer.step()
             optimizer.zero_grad()
-        log.append({"step": step + 1, "seconds": round(time.time() - start, 1), "action_ce": action.item(), "observation_ce": observation.item()})
+        log.append(
+            {
+                "step": step + 1,
+                "seconds": round(time.time() - start, 1),
+                "action_ce": action.item(),
+                "observation_ce": observation.item(),
+            }
+        )
         if probe and (step + 1) % 250 == 0:
             log[-1] |= probe(step + 1, model, chat)
     model.save_pretrained(out)
@@ -173,4 +203,10 @@ def _write_log(path: Path, log: list[dict], every: int = 25) -> None:
         writer.writerow(["step", "seconds", *columns])
         for i in range(every, len(log) + 1, every):
             part = log[i - every : i]
-            writer.writerow([part[-1]["step"], part[-1]["seconds"], *(f"{np.mean([r[c] for r in part]):.4f}" for c in columns)])
+            writer.writerow(
+                [
+                    part[-1]["step"],
+                    part[-1]["seconds"],
+                    *(f"{np.mean([r[c] for r in part]):.4f}" for c in columns),
+                ]
+            )

@@ -19,6 +19,7 @@ from agenticrec_lite.tools.context import label
 from agenticrec_lite.tools.text import escape, shown_scores
 
 ORDERING = ("get_similar_users", "get_similar_items")  # tools that list the candidates in order
+SCORING = (*ORDERING, "candidates_analyze")  # tools that show a score of each candidate
 
 
 @dataclass
@@ -29,7 +30,9 @@ class Script:
     seen: dict[str, np.ndarray]
 
 
-def scripted_calls(context: TaskContext, rng: np.random.Generator, n_calls: int, tools: Sequence[str] = tuple(TOOLS)) -> Script:
+def scripted_calls(
+    context: TaskContext, rng: np.random.Generator, n_calls: int, tools: Sequence[str] = tuple(TOOLS)
+) -> Script:
     """Calls of random tools with random arguments, now and then a wrong one."""
     script = Script([], {})
     for name in rng.choice(list(tools), size=n_calls, replace=False):
@@ -74,7 +77,9 @@ def ranking(evidence: list[np.ndarray]) -> list[int]:
     return (np.lexsort((-evidence[-1], -total)) + 1).tolist()
 
 
-def scripted_ranking(context: TaskContext, rng: np.random.Generator, n_calls: int, tools: Sequence[str] = tuple(TOOLS)) -> list[str]:
+def scripted_ranking(
+    context: TaskContext, rng: np.random.Generator, n_calls: int, tools: Sequence[str] = tuple(TOOLS)
+) -> list[str]:
     """All turns of a trajectory that ends in a top ten by the chosen evidence."""
     script = scripted_calls(context, rng, n_calls, tools)
     sources = choose_sources(script, rng)
@@ -87,11 +92,10 @@ def scripted_ranking(context: TaskContext, rng: np.random.Generator, n_calls: in
 
 
 def scripted_pair(
-    context: TaskContext, rng: np.random.Generator, question: str, pair: tuple[int, int], n_calls: int,
-    tools: Sequence[str] = tuple(TOOLS),
+    context: TaskContext, rng: np.random.Generator, question: str, pair: tuple[int, int], n_calls: int
 ) -> list[str]:
     """All turns of a trajectory that ends in A or B: the higher summed score is the more likely one."""
-    script = scripted_calls(context, rng, n_calls, tools)
+    script = scripted_calls(context, rng, n_calls)
     sources = choose_sources(script, rng)
     if not sources:
         return [*script.turns, write_answer(str(rng.choice(["A", "B"])), "I have no evidence, I guess.")]

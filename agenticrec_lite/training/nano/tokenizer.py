@@ -8,8 +8,8 @@ from agenticrec_lite.agent.protocol import TAGS
 VOCABULARY = 2048
 SPECIAL = ["<|pad|>", "<|im_start|>", "<|im_end|>", *TAGS]
 # Words with their leading space (and underscores inside: a tool's name is a word), numbers two digits at a time (so
-# that every candidate number and every score is one token), and runs of everything else.
-_PIECES = r" ?\p{L}[\p{L}\p{M}_]*| ?\p{N}{1,2}|[^\p{L}\p{N}]+?(?= ?[\p{L}\p{N}]|$)"
+# that every candidate number is one token, and so is every score with its colon), and runs of everything else.
+_PIECES = r" ?\p{L}[\p{L}\p{M}_]*|[ :]?\p{N}{1,2}|[^\p{L}\p{N}]+?(?=[ :]?[\p{L}\p{N}]|$)"
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n"
     "{% if m.role == 'tool' %}<observation>{{ m.content }}</observation>{% else %}{{ m.content }}{% endif %}"

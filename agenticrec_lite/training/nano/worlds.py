@@ -15,7 +15,16 @@ from agenticrec_lite.tools import Evidence, ItemCard, TaskContext
 
 N_CANDIDATES = 20
 _WORDS = sorted({w for text in pydoc_data.topics.topics.values() for w in re.findall(r"[A-Za-z]{2,}", text)})
-_SYLLABLES = [c + v for c in "bcdfghjklmnprstvwz" for v in "aeiou"] + ["an", "er", "in", "or", "us", "el", "ch", "tion"]
+_SYLLABLES = [c + v for c in "bcdfghjklmnprstvwz" for v in "aeiou"] + [
+    "an",
+    "er",
+    "in",
+    "or",
+    "us",
+    "el",
+    "ch",
+    "tion",
+]
 _SCRIPTS = [(0xC0, 0x17F), (0x391, 0x3C9), (0x410, 0x44F), (0x5D0, 0x5EA), (0x627, 0x64A), (0x905, 0x939),
             (0xE01, 0xE2E), (0x3041, 0x3096), (0x4E00, 0x4FFF), (0xAC00, 0xAD00)]  # fmt: skip
 
@@ -88,7 +97,9 @@ def random_cards(rng: np.random.Generator, n: int, categories: list[str], longes
     return [
         ItemCard(
             title=random_title(rng, longest),
-            categories=tuple(dict.fromkeys(categories[i] for i in rng.integers(len(categories), size=rng.integers(0, 4)))),
+            categories=tuple(
+                dict.fromkeys(categories[i] for i in rng.integers(len(categories), size=rng.integers(0, 4)))
+            ),
             price=float(rng.uniform(1, 99)) if priced and rng.random() < 0.8 else None,
             year=int(rng.integers(1920, 2026)) if dated else None,
             rating=float(rng.uniform(1, 5)) if rng.random() < 0.9 else None,

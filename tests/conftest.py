@@ -1,0 +1,43 @@
+"""Fixtures: one small hand-made task, and a tiny untrained policy."""
+
+import os
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+
+from agenticrec_lite.tools import Evidence, ItemCard, TaskContext  # noqa: E402
+
+
+class FixedEvidence:
+    """Scores that are easy to follow by hand: users prefer high numbers, the history low ones."""
+
+    def similar_users(self):
+        return Evidence(["Alpha", "Beta"], np.arange(20.0))
+
+    def similar_items(self, place):
+        return Evidence(["Gamma"], -np.arange(20.0) if place is None else np.eye(20)[place[1]])
+
+
+@pytest.fixture
+def context() -> TaskContext:
+    history = [
+        ItemCard("Jaws", ("Horror",), None, 1975, 4.0, 90, 50),
+        ItemCard("Alien", ("Horror", "SciFi"), None, 1979),
+    ]
+    candidates = [
+        ItemCard(f"Film {i}", ("Drama",) if i % 2 else ("Comedy",), 5.0 + i, 1990, 3.5, i, i) for i in range(1, 21)
+    ]
+    return TaskContext(history, [5.0, float("nan")], candidates, FixedEvidence())
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """(model, chat format) of an untrained two-layer policy in fp32."""
+    from agenticrec_lite.agent.prompts import ChatFormat
+    from agenticrec_lite.training.nano.pretrain import Recipe, new_policy, new_tokenizer
+
+    tokenizer = new_tokenizer(np.random.default_rng(0), worlds=60)
+    model = new_policy(Recipe(hidden=32, layers=2), len(tokenizer)).eval()
+    return model, ChatFormat.of(tokenizer, brief=True)

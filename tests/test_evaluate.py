@@ -1,0 +1,87 @@
+"""Evaluation: the ceiling, ranks from trajectories, and the fitted tools on a small made-up log."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from agenticrec_lite.agent.trajectory import Trajectory
+from agenticrec_lite.data.log import make_log
+from agenticrec_lite.data.split import temporal_split
+from agenticrec_lite.data.tasks import build_tasks
+from agenticrec_lite.evaluation.evaluate import evidence_features, fit_ceiling, random_ranks, trajectory_ranks
+from agenticrec_lite.evaluation.metrics import ndcg
+from agenticrec_lite.tools import TOOLS, call_tool
+from agenticrec_lite.tools.toolbox import Toolbox
+
+
+@pytest.fixture(scope="module")
+def made_up():
+    """Two tastes: half of the users take even items, half odd ones."""
+    rng = np.random.default_rng(0)
+    rows = [
+        (f"u{user}", f"i{2 * rng.integers(40) + user % 2}", float(rng.integers(1, 6)), 1000 * step + user)
+        for user in range(60)
+        for step in range(30)
+    ]
+    interactions = pd.DataFrame(rows, columns=["user_id", "item_id", "rating", "timestamp"])
+    interactions = interactions.drop_duplicates(["user_id", "item_id"])
+    items = pd.DataFrame(
+        {
+            "item_id": [f"i{i}" for i in range(80)],
+            "title": [f"Thing {i}" for i in range(80)],
+            "categories": [("odd",) if i % 2 else ("even",) for i in range(80)],
+            "price": np.nan,
+            "year": 2000.0,
+        }
+    )
+    log = make_log("made-up", interactions, items)
+    split = temporal_split(log)
+    return log, split, Toolbox.fit(log, split.rows("train"))
+
+
+def test_collaborative_evidence_knows_the_taste_of_a_user_never_seen(made_up):
+    log, split, toolbox = made_up
+    tasks = build_tasks(log, split, "test", 40, 0)
+    parity = lambda item: int(log.items["item_id"][item][1:]) % 2  # noqa: E731
+    for task, context in zip(tasks, toolbox.contexts(tasks), strict=True):
+        same = np.array([parity(item) == parity(task.history[0]) for item in task.candidates])
+        for evidence in (context.collaborative.similar_users(), context.collaborative.similar_items(None)):
+            assert evidence.scores[same].mean() > evidence.scores[~same].mean()
+
+
+def test_every_tool_speaks_about_every_task(made_up):
+    log, split, toolbox = made_up
+    for context in toolbox.contexts(build_tasks(log, split, "test", 10, 0)):
+        for name in TOOLS:
+            observation = call_tool(name, {"item_name": "1"} if name == "item_info_search" else {}, context)
+            assert observation and "Error" not in observation
+        assert evidence_features(context).shape == (20, 10) and np.isfinite(evidence_features(context)).all()
+
+
+def test_statistics_come_from_the_fitted_rows_only(made_up):
+    log, split, toolbox = made_up
+    counts = np.bincount(log.interactions["item"].iloc[split.rows("train")], minlength=log.n_items)
+    assert [card.count for card in toolbox.cards] == counts.tolist()
+
+
+def test_the_ceiling_recovers_the_weights_that_made_the_choices():
+    rng = np.random.default_rng(1)
+    features, truth = rng.normal(size=(4000, 20, 3)), np.array([2.0, -1.0, 0.0])
+    chosen = (features @ truth + rng.gumbel(size=(4000, 20))).argmax(1) + 1
+    assert fit_ceiling(features, chosen, penalty=0) == pytest.approx(truth, abs=0.1)
+
+
+def test_a_missing_positive_and_an_invalid_answer_have_no_rank(made_up):
+    log, split, _ = made_up
+    tasks = build_tasks(log, split, "test", 3, 0)
+    others = [n for n in range(1, 21) if n != tasks[1].positive][:10]
+    first = [tasks[0].positive, *(n for n in range(1, 21) if n != tasks[0].positive)][:10]
+    answers = [("answered", first), ("answered", others), ("bad_turn", None)]
+    played = [Trajectory(t.task_id, 0, "rank", [], answer=a, outcome=o) for t, (o, a) in zip(tasks, answers, strict=True)]
+    assert trajectory_ranks(played, tasks).tolist() == [1, np.inf, np.inf]
+
+
+def test_random_ranks_have_the_floor(made_up):
+    log, split, _ = made_up
+    tasks = build_tasks(log, split, "train_late", None, 0) * 20
+    assert ndcg(random_ranks(tasks, 0), 10) == pytest.approx(0.227, abs=0.02)

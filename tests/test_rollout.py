@@ -1,0 +1,160 @@
+"""The engine against the plain forward pass: same tokens, same log-probabilities, exact masks."""
+
+import numpy as np
+import pytest
+import torch
+
+from agenticrec_lite.agent import rollout as engine
+from agenticrec_lite.agent.environment import RankingEnvironment
+from agenticrec_lite.agent.protocol import write_answer, write_call
+from agenticrec_lite.agent.rollout import Group, Sampling, rollout
+from agenticrec_lite.training.nano.worlds import random_world
+from agenticrec_lite.training.scoring import pad, predictor_states, token_logprobs
+
+ANSWER = write_answer(list(range(1, 11)))
+
+
+def groups_of(chat, n=3, size=4, max_calls=10):
+    worlds = [random_world(np.random.default_rng(i), 5, 8) for i in range(n)]
+    return [
+        Group(f"w{i}", chat.prompt_ids(w), [RankingEnvironment(w, max_calls=max_calls) for _ in range(size)])
+        for i, w in enumerate(worlds)
+    ]
+
+
+@pytest.fixture
+def scripted(monkeypatch, tiny):
+    """Make the policy write given turns: row r of a batch plays scripts[r], whatever its logits say."""
+    chat = tiny[1]
+
+    def play(groups, scripts, **kwargs):
+        queues = [[token for turn in script for token in chat.turn_ids(turn)] for script in scripts]
+
+        class Scripted(engine._Batch):
+            def _choose(self, logits):
+                tokens = torch.tensor([queues[row].pop(0) if queues[row] else 0 for row in self.rows])
+                return tokens, torch.log_softmax(logits, -1).gather(1, tokens[:, None])[:, 0]
+
+            def _write_turn(self):
+                saved = [list(q) for q in queues]
+                tokens, logprobs, counts = super()._write_turn()
+                for row, before, count in zip(self.rows, (saved[r] for r in self.rows), counts, strict=True):
+                    queues[row] = before[count:]  # a row that has ended its turn used up nothing after it
+                return tokens, logprobs, counts
+
+        monkeypatch.setattr(engine, "_Batch", Scripted)
+        return rollout(tiny[0], chat, groups, Sampling(**kwargs), torch.Generator().manual_seed(0))
+
+    return play
+
+
+def plain_logprobs(model, trajectory, temperature=1.0):
+    ids = torch.tensor([trajectory.prompt_ids + trajectory.completion_ids])
+    with torch.no_grad():
+        logits = model(ids).logits[0, len(trajectory.prompt_ids) - 1 : -1] / temperature
+    return torch.log_softmax(logits, -1)[range(ids.shape[1] - len(trajectory.prompt_ids)), trajectory.completion_ids]
+
+
+def test_ragged_turns_have_the_log_probabilities_of_a_fresh_forward(tiny, scripted):
+    model, chat = tiny
+    users, title = (
+        write_call("get_similar_users", {}, "I ask."),
+        write_call("item_info_search", {"item_name": "3"}),
+    )
+    scripts = [
+        [users, title, ANSWER],
+        [ANSWER],
+        [title, "broken"],
+        [users] * 3,
+        [users, users, title, ANSWER],
+        [title, ANSWER],
+    ]
+    played = scripted(groups_of(chat, 2, 3, max_calls=2), scripts)
+    assert [t.outcome for t in played] == [
+        "answered",
+        "answered",
+        "bad_turn",
+        "over_budget",
+        "over_budget",
+        "answered",
+    ]
+    assert [t.n_calls for t in played] == [2, 0, 1, 2, 2, 1]
+    assert [t.group for t in played] == [0, 0, 0, 1, 1, 1]
+    for trajectory in played:
+        mask = torch.tensor(trajectory.action_mask) == 1
+        assert len(mask) == len(trajectory.completion_ids) == len(trajectory.logprobs)
+        assert torch.allclose(
+            plain_logprobs(model, trajectory)[mask], torch.tensor(trajectory.logprobs)[mask], atol=1e-4
+        )
+
+
+def test_the_action_mask_marks_exactly_what_the_policy_wrote(tiny, scripted):
+    chat = tiny[1]
+    turns = [write_call("get_rating_behavior", {}), ANSWER]
+    trajectory = scripted(groups_of(chat, 1, 1), [turns])[0]
+    written = [token for token, m in zip(trajectory.completion_ids, trajectory.action_mask, strict=True) if m]
+    assert written == chat.turn_ids(turns[0]) + chat.turn_ids(turns[1])
+    observed = chat.tokenizer.decode(
+        [t for t, m in zip(trajectory.completion_ids, trajectory.action_mask, strict=True) if not m]
+    )
+    assert observed.startswith("\n<|im_start|>tool\n<observation>High:") and observed.endswith("assistant\n")
+    assert [s.kind for s in trajectory.steps] == ["call", "observation", "answer"]
+
+
+def test_greedy_follows_the_argmax_and_sampling_repeats_with_its_seed(tiny):
+    model, chat = tiny
+    greedy = rollout(model, chat, groups_of(chat), Sampling(temperature=0, max_turn_tokens=12))
+    for trajectory in greedy[::4]:
+        ids = torch.tensor([trajectory.prompt_ids + trajectory.completion_ids])
+        with torch.no_grad():
+            best = model(ids).logits[0, len(trajectory.prompt_ids) - 1 : -1].argmax(-1).tolist()
+        assert best == trajectory.completion_ids and trajectory.outcome == "length"
+    sampled = [
+        rollout(model, chat, groups_of(chat), Sampling(1.0, 12, batch_rows=rows), torch.Generator().manual_seed(1))
+        for rows in (64, 64)
+    ]
+    assert [t.completion_ids for t in sampled[0]] == [t.completion_ids for t in sampled[1]]
+
+
+def test_batching_changes_nothing(tiny):
+    model, chat = tiny
+    alone, together = (rollout(model, chat, groups_of(chat, 4, 1), Sampling(0, 10, batch_rows=rows)) for rows in (1, 4))
+    assert [t.completion_ids for t in alone] == [t.completion_ids for t in together]
+    assert [t.group for t in alone] == [t.group for t in together] == [0, 1, 2, 3]
+
+
+def test_an_observation_that_does_not_fit_ends_as_length(tiny, scripted):
+    chat = tiny[1]
+    calls = [write_call("get_similar_users", {})] * 10
+    trajectory = scripted(groups_of(chat, 1, 1), [calls], max_completion_tokens=300)[0]
+    assert trajectory.outcome == "length" and len(trajectory.completion_ids) < 300
+
+
+def test_prefix_shared_scoring_gives_the_log_probabilities_and_gradients_of_plain_scoring(tiny):
+    model, chat = tiny
+    played = rollout(model, chat, groups_of(chat), Sampling(1.0, 20), torch.Generator().manual_seed(2))
+    prompts, prompt_mask = pad([t.prompt_ids for t in played[::4]], 0, left=True)
+    ids, mask = pad([t.completion_ids for t in played], 0)
+    actions = pad([t.action_mask for t in played], 0)[0].bool()
+    states = predictor_states(model, prompts, prompt_mask, ids, mask, torch.tensor([t.group for t in played]))
+    shared, entropies = token_logprobs(model, states[actions], ids[actions], temperature=0.7)
+    weights = torch.randn(len(shared), generator=torch.Generator().manual_seed(3))
+    model.zero_grad()
+    (shared * weights).sum().backward()
+    gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
+    model.zero_grad()
+    plain = []
+    for t in played:
+        row = torch.tensor([t.prompt_ids + t.completion_ids])
+        logits = model(row).logits[0, len(t.prompt_ids) - 1 : -1] / 0.7
+        plain.append(
+            torch.log_softmax(logits, -1)[range(len(t.completion_ids)), t.completion_ids][
+                torch.tensor(t.action_mask) == 1
+            ]
+        )
+    plain = torch.cat(plain)
+    (plain * weights).sum().backward()
+    expected = torch.cat([p.grad.flatten() for p in model.parameters()])
+    model.zero_grad()
+    assert torch.allclose(shared, plain, atol=1e-5) and (entropies > 0).all()
+    assert (gradient - expected).norm() / expected.norm() < 1e-4
