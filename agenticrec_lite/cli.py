@@ -82,6 +82,16 @@ def show(
     typer.echo(result_table(runs.read_result(folder)))
 
 
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Finished run folders of one dataset and profile.")],
+) -> None:
+    """Pool several seeds into one table with paired differences, as Markdown."""
+    from agenticrec_lite.report import markdown, pool
+
+    typer.echo(markdown(pool(folders)))
+
+
 @app.command("pretrain-nano")
 def pretrain_nano(
     out: Annotated[Path, typer.Option(help="Where the policy goes.")] = Path("data/nano"),

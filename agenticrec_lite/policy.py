@@ -1,8 +1,11 @@
 """Load a policy: model, tokenizer, NF4 quantisation, LoRA adapter."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import bitsandbytes
 import torch
 from transformers import (
     AutoModelForCausalLM,
@@ -122,3 +125,34 @@ def fp32_adapter(model) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+
+
+@contextmanager
+def folded(model) -> Iterator[None]:
+    """Within the block, adapters are folded into plain weights of the adapter's dtype: W + B A alpha / r.
+
+    The same function up to rounding, without dequantising W and multiplying by A and B at every token. Needs the
+    memory of an unquantised model, so it is for small ones.
+    """
+    modules = dict(model.named_modules())
+    layers = {name: layer for name, layer in modules.items() if hasattr(layer, "get_delta_weight") and layer.lora_A}
+    try:
+        for name, layer in layers.items():
+            parent, _, child = name.rpartition(".")
+            setattr(modules[parent], child, _folded_layer(layer))
+        yield
+    finally:
+        for name, layer in layers.items():
+            parent, _, child = name.rpartition(".")
+            setattr(modules[parent], child, layer)
+
+
+@torch.no_grad()
+def _folded_layer(layer) -> torch.nn.Linear:
+    weight, bias = layer.base_layer.weight.data, layer.base_layer.bias
+    if isinstance(layer.base_layer, bitsandbytes.nn.Linear4bit):
+        weight = bitsandbytes.functional.dequantize_4bit(weight, layer.base_layer.weight.quant_state)
+    linear = torch.nn.Linear(layer.in_features, layer.out_features, bias=bias is not None, device="meta")
+    linear.weight = torch.nn.Parameter(weight + layer.get_delta_weight(layer.active_adapter[0]).to(weight.dtype), False)
+    linear.bias = bias
+    return linear

@@ -6,6 +6,7 @@
                 trajectories.jsonl  a row a trajectory
                 checkpoints/        safetensors
                 result.json         the figures that tables and notebooks read
+                ranks.csv           a row a test task: its user, and the positive's rank under each method
 
 Every file but trajectories.jsonl is written whole or not at all. One process at a time writes to a folder;
 the system frees its lock when that process ends, however it ends. Readers (`read_*`) need no lock.
@@ -142,6 +143,11 @@ class Run:
         self._result |= plain(fields) | {"peak_rss_mb": peak, "versions": versions()}
         _write_json(self.folder / "result.json", self._result)
 
+    def write_ranks(self, ranks: "pd.DataFrame") -> None:
+        """Write ranks.csv: task_id, user and a column a method; infinite where the positive is not in the list."""
+        with replacing(self.folder / "ranks.csv") as temporary:
+            ranks.to_csv(temporary, index=False)
+
     @contextmanager
     def timer(self, stage: str) -> Iterator[None]:
         """Add the seconds of the block to result.json's seconds[stage]; all attempts count."""
@@ -225,6 +231,13 @@ def read_metrics(folder: str | Path) -> "pd.DataFrame":
     import pandas as pd  # here, because the command line's quick answers need no pandas
 
     return pd.read_csv(_there(folder, "metrics.csv"))
+
+
+def read_ranks(folder: str | Path) -> "pd.DataFrame":
+    """The ranks.csv of a finished run folder. Raises UserError if there is none."""
+    import pandas as pd
+
+    return pd.read_csv(_there(folder, "ranks.csv"))
 
 
 def read_trajectories(folder: str | Path) -> Iterator[dict[str, Any]]:

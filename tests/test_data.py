@@ -39,7 +39,7 @@ def user_rows(log, user):
     return list(table[["item", "rating", "timestamp"]].itertuples(index=False, name=None))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(ROW, min_size=40, max_size=120), st.sampled_from(["train_late", "validation", "test"]),
        st.integers(0, 3))
 def test_every_task_asks_about_the_future_only(rows, part, seed):
@@ -103,14 +103,14 @@ def test_negatives_and_the_place_of_the_positive_are_uniform():
     log = long_log()
     split = temporal_split(log)
     places, drawn, possible = np.zeros(3), np.zeros(15), np.zeros(15)
-    for seed in range(60):
+    for seed in range(30):
         for task in build_tasks(log, split, "test", 40, seed, n_candidates=3):
             places[task.positive - 1] += 1
             drawn[[c for i, c in enumerate(task.candidates, 1) if i != task.positive]] += 1
             outside = np.setdiff1d(np.arange(15), [entry[0] for entry in user_rows(log, task.user)])
             possible[outside] += 2 / len(outside)
     np.testing.assert_allclose(places / places.sum(), 1 / 3, atol=0.04)
-    np.testing.assert_allclose(drawn[possible > 100] / possible[possible > 100], 1, atol=0.2)
+    np.testing.assert_allclose(drawn[possible > 50] / possible[possible > 50], 1, atol=0.25)
 
 
 def test_a_cold_item_is_no_candidate():

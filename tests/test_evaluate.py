@@ -77,7 +77,10 @@ def test_a_missing_positive_and_an_invalid_answer_have_no_rank(made_up):
     others = [n for n in range(1, 21) if n != tasks[1].positive][:10]
     first = [tasks[0].positive, *(n for n in range(1, 21) if n != tasks[0].positive)][:10]
     answers = [("answered", first), ("answered", others), ("bad_turn", None)]
-    played = [Trajectory(t.task_id, 0, "rank", [], answer=a, outcome=o) for t, (o, a) in zip(tasks, answers, strict=True)]
+    played = [
+        Trajectory(task.task_id, 0, "rank", [], answer=answer, outcome=outcome)
+        for task, (outcome, answer) in zip(tasks, answers, strict=True)
+    ]
     assert trajectory_ranks(played, tasks).tolist() == [1, np.inf, np.inf]
 
 

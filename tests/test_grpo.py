@@ -12,7 +12,7 @@ from agenticrec_lite.training.grpo import ListwiseGRPOTrainer, Question
 from agenticrec_lite.training.nano.teacher import play
 from agenticrec_lite.training.nano.worlds import random_world
 
-AGENT = {"max_calls": 10, "max_turn_tokens": 40, "max_completion_tokens": 900, "batch_rows": 64}
+AGENT = {"max_calls": 10, "max_turn_tokens": 40, "max_completion_tokens": 900, "batch_rows": 64, "fold": True}
 SETTINGS = {
     "steps": 1, "tasks_per_step": 2, "group_size": 4, "micro_groups": 1, "learning_rate": 1e-2, "warmup_steps": 0,
     "temperature": 0.8,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from agenticrec_lite.errors import UserError
-from agenticrec_lite.policy import Policy, add_adapter, keep_training_layout, load_policy, quantization_config
+from agenticrec_lite.policy import Policy, add_adapter, folded, keep_training_layout, load_policy, quantization_config
 
 LORA = {"r": 4, "alpha": 8, "targets": "all-linear"}
 SETTINGS = {"id": "nano", "brief": True, "quantize": "nf4", "dtype": "float32", "lora": LORA}
@@ -44,7 +44,8 @@ def test_gradients_stay_right_after_an_eval_forward(checkpoint, tiny):
     for name, module in plain.named_modules():
         layer = getattr(linears.get(name), "base_layer", None)
         if isinstance(layer, bitsandbytes.nn.Linear4bit):
-            module.weight.data = bitsandbytes.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state).float()
+            weight = layer.weight
+            module.weight.data = bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state).float()
     reference = adapter_gradient(with_random_adapter(add_adapter(plain, LORA)))
     quantised.eval()
     with torch.no_grad():
@@ -69,7 +70,7 @@ def test_the_trainer_keeps_the_adapter_in_fp32_on_a_quantised_base(checkpoint, t
 
     settings = {"steps": 1, "tasks_per_step": 1, "group_size": 2, "micro_groups": 1, "learning_rate": 1e-5}
     settings |= {"warmup_steps": 0, "temperature": 1.0}
-    agent = {"max_calls": 1, "max_turn_tokens": 8, "max_completion_tokens": 64, "batch_rows": 8}
+    agent = {"max_calls": 1, "max_turn_tokens": 8, "max_completion_tokens": 64, "batch_rows": 8, "fold": True}
     policy = load_policy(SETTINGS | {"id": checkpoint})
     trainer = ListwiseGRPOTrainer(
         policy, [Question("q", None, "rank", 1)], lambda *_: 0.0, settings, agent, None, "rta", 0, str(tmp_path / "out")
@@ -90,3 +91,16 @@ def test_what_cannot_be_loaded_ends_in_one_sentence(tmp_path):
         load_policy(SETTINGS | {"id": str(tmp_path / "nowhere")})
     with pytest.raises(UserError, match="nf4 or none"):
         quantization_config("int8", torch.float32)
+
+
+@pytest.mark.parametrize("quantize", ["nf4", "none"])
+def test_folding_changes_nothing_and_is_undone(checkpoint, quantize):
+    model = with_random_adapter(load_policy(SETTINGS | {"id": checkpoint, "quantize": quantize}).model).eval()
+    modules = list(model.modules())
+    with torch.no_grad():
+        before = model(IDS).logits
+        with folded(model):
+            inside = model(IDS).logits
+            assert not any(isinstance(m, bitsandbytes.nn.Linear4bit) for m in model.modules())
+    assert (inside - before).abs().max() < 1e-4 * before.abs().max()
+    assert list(model.modules()) == modules

@@ -6,6 +6,7 @@ whatever a shorter row's pads wrote beyond that is overwritten by its next real 
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from agenticrec_lite.agent.environment import RankingEnvironment
 from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.trajectory import Trajectory
+from agenticrec_lite.policy import folded
 
 _BLOCK = 256
 
@@ -84,17 +86,20 @@ class Sampling:
         max_turn_tokens: Longest single turn.
         max_completion_tokens: Longest trajectory after the prompt, observations included.
         batch_rows: Trajectories decoded together.
+        fold: Fold adapters into plain weights while decoding (policy.folded): faster, for models that fit so.
     """
 
     temperature: float = 1.0
     max_turn_tokens: int = 160
     max_completion_tokens: int = 1024
     batch_rows: int = 64
+    fold: bool = False
 
     @classmethod
     def of(cls, agent: dict, temperature: float) -> "Sampling":
         """From a profile's `agent` section."""
-        return cls(temperature, agent["max_turn_tokens"], agent["max_completion_tokens"], agent["batch_rows"])
+        names = ("max_turn_tokens", "max_completion_tokens", "batch_rows", "fold")
+        return cls(temperature, **{name: agent[name] for name in names})
 
 
 class _Batch:
@@ -242,8 +247,9 @@ def rollout(
     training = model.training
     model.eval()
     trajectories: list[Trajectory] = []
+    bar = tqdm(total=len(groups), desc=progress, disable=progress is None, leave=False)
     try:
-        with tqdm(total=len(groups), desc=progress, disable=progress is None, leave=False) as bar:
+        with bar, folded(model) if sampling.fold else nullcontext():
             for part in _parts(groups, sampling.batch_rows):
                 batch = _Batch(model, chat, part, sampling, generator)
                 while batch.rows:

@@ -1,9 +1,9 @@
 """SASRec: self-attention over the history predicts the next item (Kang and McAuley, ICDM 2018).
 
 Differs from the paper: full-softmax cross-entropy over the catalogue in place of one sampled negative; pre-norm
-blocks with GELU and dropout on their outputs only; a learning rate that rises for a tenth of the training and then
-falls to zero; and long sequences are cut into windows at another offset each epoch. The cutting matters: a short
-history reaches only the first positions, which would otherwise know the first items of every user alone.
+blocks with GELU and dropout on their outputs only; a learning rate that rises for a tenth of the training and
+then falls to zero; and long sequences are cut into windows at another offset each epoch. The cutting matters:
+a short history reaches only the first positions, which would otherwise know only the first items of each user.
 """
 
 from collections.abc import Sequence

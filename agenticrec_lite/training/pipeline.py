@@ -90,14 +90,11 @@ class Experiment:
     def adapter(self, stage: str) -> Path:
         return self.run.checkpoints / stage
 
-    def sampling(self, temperature: float) -> Sampling:
-        agent = self.profile["agent"]
-        return Sampling.of(agent, temperature)
-
     def play(self, tasks, contexts, temperature: float = 0.0, title: str | None = None) -> list[Trajectory]:
         """One trajectory a task, by the policy as it is now."""
+        agent = self.profile["agent"]
         return evaluate.play_tasks(
-            self.policy, contexts, tasks, self.sampling(temperature), self.profile["agent"]["max_calls"],
+            self.policy, contexts, tasks, Sampling.of(agent, temperature), agent["max_calls"],
             torch.Generator().manual_seed(self.seed), title,
         )  # fmt: skip
 

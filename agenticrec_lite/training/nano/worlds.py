@@ -78,13 +78,13 @@ class RandomCollaborative:
         return Evidence(self.titles[-3:], self.items[place])
 
 
-def random_evidence(rng: np.random.Generator, n: int) -> list[np.ndarray]:
+def random_evidence(rng: np.random.Generator, n: int, candidates: int) -> list[np.ndarray]:
     """n score vectors over the candidates that share a hidden order to a random degree, with random tails."""
-    hidden = rng.normal(size=N_CANDIDATES)
+    hidden = rng.normal(size=candidates)
     vectors = []
     for _ in range(n):
         share = rng.uniform(0, 0.95)
-        scores = share * hidden + np.sqrt(1 - share**2) * rng.normal(size=N_CANDIDATES)
+        scores = share * hidden + np.sqrt(1 - share**2) * rng.normal(size=candidates)
         tail = rng.integers(3)
         vectors.append(np.exp(scores) if tail == 0 else np.sign(scores) * scores**2 if tail == 1 else scores)
     return vectors
@@ -110,23 +110,26 @@ def random_cards(rng: np.random.Generator, n: int, categories: list[str], longes
     ]
 
 
-def random_world(rng: np.random.Generator, longest: int = 7, history: int = 10) -> TaskContext:
+def random_world(
+    rng: np.random.Generator, longest: int = 7, history: int = 10, candidates: int = N_CANDIDATES
+) -> TaskContext:
     """A task context from nothing.
 
     Args:
         rng: Source of everything random.
         longest: Longest title in words.
         history: Longest history in items.
+        candidates: Number of candidates.
     """
     categories = [random_word(rng) for _ in range(rng.integers(2, 12))]
     n_history = int(rng.integers(1, history + 1))
-    places = [None] + [("h", i) for i in range(n_history)] + [("c", i) for i in range(N_CANDIDATES)]
-    users, *items = random_evidence(rng, 1 + len(places))
+    places = [None] + [("h", i) for i in range(n_history)] + [("c", i) for i in range(candidates)]
+    users, *items = random_evidence(rng, 1 + len(places), candidates)
     ratings = [float(r) if r else float("nan") for r in rng.integers(0, 6, size=n_history)]
     return TaskContext(
         history=random_cards(rng, n_history, categories, longest),
         ratings=ratings,
-        candidates=random_cards(rng, N_CANDIDATES, categories, longest),
+        candidates=random_cards(rng, candidates, categories, longest),
         collaborative=RandomCollaborative(
             users, dict(zip(places, items, strict=True)), [random_title(rng, longest) for _ in range(6)]
         ),
