@@ -9,9 +9,9 @@ import pandas as pd
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.evaluation.metrics import paired_difference, summarize
 from agenticrec_lite.runs import read_ranks, read_result
+from agenticrec_lite.training.pipeline import COMPARED
 
 SHOWN = ("H@1", "H@5", "H@10", "N@5", "N@10")
-COMPARED = (("rta", "frozen"), ("rta", "sasrec"), ("ppr", "rta"), ("ppr", "sasrec"), ("ppr", "itemknn"))
 
 
 def pool(folders: Sequence[str | Path]) -> dict:
@@ -75,7 +75,8 @@ def markdown(pooled: Mapping) -> str:
     for name, metrics in pooled["metrics"].items():
         low, high = metrics["ci95"]["N@10"]
         shown = " | ".join(f"{metrics[m]:.3f}" for m in SHOWN)
-        lines.append(f"| {name} | {shown} | {low:.3f} .. {high:.3f} | {metrics['valid']:.3f} | {metrics['calls']:.1f} |")
+        told = f"{low:.3f} .. {high:.3f} | {metrics['valid']:.3f} | {metrics['calls']:.1f}"
+        lines.append(f"| {name} | {shown} | {told} |")
     lines += ["", "| paired difference | H@1 | N@10 |", "|---|---|---|"]
     for pair, by_metric in pooled["differences"].items():
         cells = [f"{d['difference']:+.3f} ({d['ci95'][0]:+.3f} .. {d['ci95'][1]:+.3f})" for d in by_metric.values()]

@@ -54,21 +54,21 @@ def pair_questions(
     candidates: dict[str, tuple[int, ...]],
     seed: int,
 ) -> list[Question]:
-    """Both directions of every pair, in random order: which is MORE likely (answer: the positive), which LESS.
+    """Both directions of every pair, one after the other: which is MORE likely (answer: the positive), which LESS.
 
     Args:
         mined: Pairs.
         contexts: By task id.
         candidates: Item codes by task id, for the log.
-        seed: Of the A/B orders and the order of questions.
+        seed: Of the A/B orders and the order of pairs.
     """
     rng = np.random.default_rng((seed, 6))
     questions = []
-    for pair in mined:
+    for pair in (mined[i] for i in rng.permutation(len(mined))):
         for kind in ("more", "less"):
             positive_first = rng.random() < 0.5
             shown = (pair.positive, pair.negative) if positive_first else (pair.negative, pair.positive)
             right = "A" if positive_first == (kind == "more") else "B"
             name = f"{pair.task_id}:{kind}"
             questions.append(Question(name, contexts[pair.task_id], kind, right, shown, candidates[pair.task_id]))
-    return [questions[i] for i in rng.permutation(len(questions))]
+    return questions

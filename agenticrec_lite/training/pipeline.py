@@ -26,6 +26,8 @@ from agenticrec_lite.training.grpo import ListwiseGRPOTrainer, Question, traject
 from agenticrec_lite.training.mining import HardNegative, mine_hard_negatives, pair_questions
 
 METHODS = ("random", "popularity", "itemknn", "sasrec", "ceiling", "frozen", "rta", "ppr")
+BASELINES = ("popularity", "itemknn", "sasrec")
+COMPARED = [("rta", "frozen"), ("ppr", "rta"), *((stage, name) for stage in ("rta", "ppr") for name in BASELINES)]
 
 
 @dataclass
@@ -127,7 +129,7 @@ def evaluate_baselines(experiment: Experiment) -> dict:
         validation = experiment.tasks("validation", experiment.profile["evaluation"]["n_validation"])
         with run.timer("baselines"):
             ranks = {"random": evaluate.random_ranks(test, experiment.seed)}
-            for name in ("popularity", "itemknn", "sasrec"):
+            for name in BASELINES:
                 ranks[name] = evaluate.baseline_ranks(getattr(toolbox, name), test)
             ranks["ceiling"] = evaluate.ceiling_ranks(toolbox, validation, test, experiment.test_contexts)
         run.mark("baselines", {name: values.tolist() for name, values in ranks.items()})
@@ -261,21 +263,13 @@ def train_ppr(experiment: Experiment, mined: list[HardNegative]) -> None:
 
 
 def finish(experiment: Experiment) -> dict:
-    """Paired comparisons, and the run's result."""
-    users = evaluate.users_of(experiment.test)
-    pairs = [
-        ("rta", "frozen"),
-        ("rta", "sasrec"),
-        ("ppr", "rta"),
-        ("ppr", "sasrec"),
-        ("ppr", "itemknn"),
-        ("ppr", "popularity"),
-    ]
+    """Ranks task by task, paired comparisons, and the run's result."""
+    test, ranks = experiment.test, experiment.ranks
+    users = evaluate.users_of(test)
+    table = pd.DataFrame({"task_id": [task.task_id for task in test], "user": users})
+    experiment.run.write_ranks(table.assign(**{name: ranks[name] for name in METHODS}))
     differences = {
-        f"{a} - {b}": {
-            m: paired_difference(experiment.ranks[a], experiment.ranks[b], users, m) for m in ("H@1", "N@10")
-        }
-        for a, b in pairs
+        f"{a} - {b}": {m: paired_difference(ranks[a], ranks[b], users, m) for m in ("H@1", "N@10")} for a, b in COMPARED
     }
     experiment.run.write_result(differences=differences)
     return experiment.run.result

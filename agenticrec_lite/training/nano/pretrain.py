@@ -136,12 +136,13 @@ def _drills(chat: ChatFormat, recipe: Recipe, rng: np.random.Generator, progress
     here asks it.)
     """
     first = progress < recipe.drills[0]
-    n = N_CANDIDATES if first else int(rng.choice(DRILL_LENGTHS))
+    lengths = (N_CANDIDATES,) if first else DRILL_LENGTHS
     n_calls = 1 if first else int(rng.integers(1, len(SCORING) + 1))
     start = chat.tokenizer.encode("<|im_start|>assistant\n", add_special_tokens=False)
     batch = []
-    for _ in range(min(96, recipe.drill_tokens // (n_calls * (2 * n + 35) + 40))):
-        context = replace(random_world(rng, longest=1, history=1, candidates=n), neighbours=0)
+    for _ in range(recipe.drill_tokens // (n_calls * (2 * int(np.mean(lengths)) + 35) + 40)):
+        world = random_world(rng, longest=1, history=1, candidates=int(rng.choice(lengths)))
+        context = replace(world, neighbours=0)
         turns = scripted_ranking(context, rng, n_calls, ORDERING if first else SCORING)
         batch.append([play(turns, context, chat, "rank", start)])
     return batch
