@@ -10,8 +10,10 @@ from agenticrec_lite.tools.text import shown_scores
 from agenticrec_lite.training.nano.pretrain import CALLS, Recipe, cross_entropy, lessons
 from agenticrec_lite.training.nano.teacher import (
     ORDERING,
+    SCORING,
     Script,
     choose_sources,
+    mean_scores,
     play,
     ranking,
     scripted_pair,
@@ -26,7 +28,7 @@ def test_every_script_of_every_world_is_a_valid_trajectory(tiny):
     for _ in range(60):
         world = random_world(rng)
         for n_calls in (0, 1, 3, 5):
-            trajectory = play(scripted_ranking(world, rng, n_calls), world, chat)
+            trajectory = play(scripted_ranking(world, rng, n_calls, sort=0.5), world, chat)
             assert trajectory.outcome == "answered" and trajectory.n_calls == n_calls
             kinds |= {step.tool for step in trajectory.steps if step.kind == "call"}
             kinds.add(re.search("guess|follow|fuse", trajectory.steps[-2].text)[0])
@@ -50,10 +52,21 @@ def test_following_copies_the_list_that_was_shown():
             assert environment.answer == shown[:10]
 
 
-def test_fusing_adds_the_shown_scores():
+def test_fusing_ranks_by_the_mean_of_the_shown_scores():
     a, b = np.array([3.0, 2.0, 1.0, 0.0]), np.array([0.0, 3.0, 1.0, -9.0])
-    total = shown_scores(a) + shown_scores(b)
-    assert ranking([a, b]) == (np.argsort(-total) + 1).tolist() and ranking([a])[0] == 1
+    mean = (shown_scores(a) + shown_scores(b)) / 2
+    assert ranking([a, b]) == (np.argsort(-mean) + 1).tolist() and ranking([a])[0] == 1
+    assert mean_scores([a, b]).tolist() == np.rint(mean).tolist()
+
+
+def test_a_teacher_that_fuses_thinks_the_scores_it_ranks_by():
+    rng = np.random.default_rng(6)
+    for _ in range(20):
+        answer = scripted_ranking(random_world(rng), rng, 3, SCORING, sort=1)[-1]
+        if "fuse" in answer or "popularity" in answer:
+            thought = [(int(n), int(s)) for n, s in re.findall(r" (\d+):(\d\d)", answer)]
+            assert f"[{', '.join(str(n) for n, _ in thought)}]" in answer
+            assert [s for _, s in thought] == sorted((s for _, s in thought), reverse=True)
 
 
 def test_pair_answers_agree_with_the_evidence_in_both_directions():
@@ -87,14 +100,14 @@ def test_titles_come_in_many_scripts():
 
 def test_numbers_and_scores_are_single_tokens(tiny):
     encode = lambda text: tiny[1].tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
-    assert all(len(encode(f" {n}")) == 1 for n in range(1, 21))
+    assert all(len(encode(f"{before}{n}")) == 1 for n in range(1, 21) for before in ("", " ", ", "))
     assert all(len(encode(f":{n}")) == 1 for n in range(10, 100))
 
 
 @pytest.mark.parametrize("steps", [12])
 def test_lessons_go_from_drills_to_worlds_and_can_be_learnt(tiny, steps):
     model, chat = tiny
-    recipe = Recipe(steps=steps, drill_tokens=400, worlds=2)
+    recipe = Recipe(steps=steps, drills=(0.1, 0.5), drill_tokens=400, worlds=2)
     batches = list(lessons(chat, recipe, np.random.default_rng(5)))
     prompts = [len(batch[0][0].prompt_ids) for batch in batches]
     assert max(prompts[: steps // 2]) < 10 and min(prompts[steps // 2 :]) > 100

@@ -29,5 +29,5 @@ def candidates_analyze(context: TaskContext) -> str:
     for i in np.argsort(-counts, kind="stable"):
         groups.setdefault(context.candidates[i].category, []).append(int(i))
     return "Candidates by category and popularity:\n" + "\n".join(
-        f"{category}: " + " ".join(f"{i + 1}:{shown[i]}" for i in members) for category, members in groups.items()
+        f"{category}: " + ", ".join(f"{i + 1}:{shown[i]}" for i in members) for category, members in groups.items()
     )

@@ -38,7 +38,7 @@ def shown_scores(scores: Sequence[float]) -> np.ndarray:
 
 
 def ordered_candidates(scores: Sequence[float]) -> str:
-    """All candidates, best first, as `number:score` pairs: `7:88 3:81 ...`; equal evidence keeps candidate order."""
+    """All candidates, best first, as `number:score` pairs: `7:88, 3:81, ...`; equal evidence keeps candidate order."""
     shown = shown_scores(scores)
     order = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")
-    return " ".join(f"{i + 1}:{shown[i]}" for i in order)
+    return ", ".join(f"{i + 1}:{shown[i]}" for i in order)

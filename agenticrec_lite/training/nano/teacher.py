@@ -72,23 +72,46 @@ def choose_sources(script: Script, rng: np.random.Generator) -> list[str]:
 
 
 def ranking(evidence: list[np.ndarray]) -> list[int]:
-    """Candidate numbers by the sum of the shown scores; ties in the order in which the last tool listed them."""
-    total = sum(shown_scores(scores) for scores in evidence)
-    return (np.lexsort((-evidence[-1], -total)) + 1).tolist()
+    """Candidate numbers by the mean of the shown scores; ties in the order in which the last tool listed them."""
+    return (np.lexsort((-evidence[-1], -mean_scores(evidence))) + 1).tolist()
+
+
+def mean_scores(evidence: list[np.ndarray]) -> np.ndarray:
+    """Mean of the shown scores of several pieces of evidence, a whole number [C]."""
+    return np.rint(sum(shown_scores(scores) for scores in evidence) / len(evidence)).astype(int)
 
 
 def scripted_ranking(
-    context: TaskContext, rng: np.random.Generator, n_calls: int, tools: Sequence[str] = tuple(TOOLS)
+    context: TaskContext,
+    rng: np.random.Generator,
+    n_calls: int,
+    tools: Sequence[str] = tuple(TOOLS),
+    sort: float = 0.0,
 ) -> list[str]:
-    """All turns of a trajectory that ends in a top ten by the chosen evidence."""
+    """All turns of a trajectory that ends in a top ten by the chosen evidence.
+
+    Args:
+        context, rng: The world.
+        n_calls: Tool calls before the answer.
+        tools: To choose from.
+        sort: Probability of ranking by evidence that must be sorted first (popularity, or the sum of several); else one
+            of the orders that were shown is followed.
+    """
     script = scripted_calls(context, rng, n_calls, tools)
-    sources = choose_sources(script, rng)
+    if rng.random() >= sort:
+        script.seen.pop("popularity", None)
+        sources = [str(rng.choice(list(script.seen)))] if script.seen else []
+    else:
+        sources = choose_sources(script, rng)
     if not sources:
         guess = rng.permutation(len(context.candidates))[:TOP] + 1
         return [*script.turns, write_answer(guess.tolist(), "I have no evidence, I guess.")]
-    best = ranking([script.seen[source] for source in sources])[:TOP]
-    verb = "follow" if len(sources) == 1 else "fuse"
-    return [*script.turns, write_answer(best, f"I {verb} {' and '.join(sources)}.")]
+    evidence = [script.seen[source] for source in sources]
+    best = ranking(evidence)[:TOP]
+    think = f"I {'follow' if len(sources) == 1 else 'fuse'} {' and '.join(sources)}"
+    if len(sources) > 1 or sources[0] == "popularity":  # not an order that a tool has shown: work it out first
+        think += ": " + ", ".join(f"{n}:{mean_scores(evidence)[n - 1]}" for n in best)
+    return [*script.turns, write_answer(best, think + ".")]
 
 
 def scripted_pair(

@@ -7,9 +7,10 @@ from agenticrec_lite.agent.protocol import TAGS
 
 VOCABULARY = 2048
 SPECIAL = ["<|pad|>", "<|im_start|>", "<|im_end|>", *TAGS]
-# Words with their leading space (and underscores inside: a tool's name is a word), numbers two digits at a time (so
-# that every candidate number is one token, and so is every score with its colon), and runs of everything else.
-_PIECES = r" ?\p{L}[\p{L}\p{M}_]*|[ :]?\p{N}{1,2}|[^\p{L}\p{N}]+?(?=[ :]?[\p{L}\p{N}]|$)"
+# Words with their leading space (and underscores inside: a tool's name is a word); numbers two digits at a time with the
+# comma or colon before them, so that "7:88, 3:81" is four tokens and ", 3" is the same in a list and in an answer; and
+# runs of everything else.
+_PIECES = r" ?\p{L}[\p{L}\p{M}_]*|(?:, |[ :])?\p{N}{1,2}|[^\p{L}\p{N}]+?(?=(?:, |[ :])?[\p{L}\p{N}]|$)"
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n"
     "{% if m.role == 'tool' %}<observation>{{ m.content }}</observation>{% else %}{{ m.content }}{% endif %}"
@@ -31,7 +32,7 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
         ]
     )
     core.decoder = decoders.ByteLevel()
-    numbers = [" ".join(f"{n} {n:02d}:{n}" for n in range(100)) + ":".join(f"{n:02d}" for n in range(100))] * 200
+    numbers = ["".join(f" {n}:{n}, {n} {n:02d}" for n in range(100))] * 300
     roles = ["system user assistant tool\n"] * 200
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
