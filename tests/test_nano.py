@@ -31,7 +31,7 @@ def test_every_script_of_every_world_is_a_valid_trajectory(tiny):
             trajectory = play(scripted_ranking(world, rng, n_calls, sort=0.5), world, chat)
             assert trajectory.outcome == "answered" and trajectory.n_calls == n_calls
             kinds |= {step.tool for step in trajectory.steps if step.kind == "call"}
-            kinds.add(re.search("guess|follow|fuse", trajectory.steps[-2].text)[0])
+            kinds.add(re.search("keep|follow|fuse", trajectory.steps[-2].text)[0])
             for question in ("more", "less"):
                 environment = RankingEnvironment(world, question)
                 for turn in scripted_pair(world, rng, question, (3, 9), n_calls):

@@ -29,8 +29,8 @@ CALLS = (0.04, 0.22, 0.32, 0.24, 0.12, 0.06)  # probability of 0, 1, 2, ... call
 class Recipe:
     """Everything that decides the checkpoint."""
 
-    steps: int = 1600
-    drills: tuple[float, float] = (0.1, 0.4)  # until here: one list to follow; then several, of which one is followed
+    steps: int = 900
+    drills: tuple[float, float] = (0.4, 0.55)  # until here: one list to follow; then several, of which one is followed
     sort: float = 0.0  # share of rankings by evidence that must be sorted first; not learnt within an hour so far
     drill_tokens: int = 6000  # about, a step
     worlds: int = 16  # distinct prompts a step, divided by the number of turns, at least 4

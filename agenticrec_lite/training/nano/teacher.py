@@ -1,8 +1,8 @@
 """Scripted teachers: what nano is shown in generated worlds.
 
-A teacher calls random tools in random order, and then ranks by one piece of the evidence it has seen, or by the sum
-of several, or guesses if it has seen none. It has no preference: which tool is worth asking, and whether evidence
-should be fused, is left for reinforcement learning to find out.
+A teacher calls random tools in random order, and then ranks by one piece of the evidence it has seen, or by the sum of
+several, or keeps the (random) given order if it has seen none. It has no preference: which tool is worth asking, and
+whether evidence should be fused, is left for reinforcement learning to find out.
 """
 
 from collections.abc import Sequence
@@ -104,8 +104,7 @@ def scripted_ranking(
     else:
         sources = choose_sources(script, rng)
     if not sources:
-        guess = rng.permutation(len(context.candidates))[:TOP] + 1
-        return [*script.turns, write_answer(guess.tolist(), "I have no evidence, I guess.")]
+        return [*script.turns, write_answer(list(range(1, TOP + 1)), "I have no evidence, I keep the given order.")]
     evidence = [script.seen[source] for source in sources]
     best = ranking(evidence)[:TOP]
     think = f"I {'follow' if len(sources) == 1 else 'fuse'} {' and '.join(sources)}"
