@@ -7,9 +7,9 @@ from agenticrec_lite.agent.protocol import TAGS
 
 VOCABULARY = 2048
 SPECIAL = ["<|pad|>", "<|im_start|>", "<|im_end|>", *TAGS]
-# Words with their leading space (and underscores inside: a tool is a word); numbers two digits at a time with
-# the comma or colon before them, so that "7:88, 3:81" is four tokens and ", 3" is the same in a list and in an answer; and
-# runs of everything else.
+# Words with their leading space (and underscores inside: a tool's name is a word); numbers two digits at a time with
+# the comma or colon before them, so that "7:88, 3:81" is four tokens and ", 3" is the same in a list and in an answer;
+# and runs of everything else.
 _PIECES = r" ?\p{L}[\p{L}\p{M}_]*|(?:, |[ :])?\p{N}{1,2}|[^\p{L}\p{N}]+?(?=(?:, |[ :])?[\p{L}\p{N}]|$)"
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n"
