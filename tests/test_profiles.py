@@ -15,7 +15,7 @@ def full_budget(monkeypatch):
 def test_every_profile_has_the_same_sections(name):
     profile = load_profile(name)
     assert set(profile) == {"policy", "agent", "rta", "ppr", "evaluation"}
-    assert profile["agent"]["n_candidates"] == 20 and profile["agent"]["max_calls"] == 10
+    assert profile["agent"]["max_calls"] == 10
     for stage in ("rta", "ppr"):
         assert isinstance(profile[stage]["learning_rate"], float)
         assert profile[stage]["tasks_per_step"] % profile[stage]["micro_groups"] == 0

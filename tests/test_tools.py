@@ -77,7 +77,7 @@ def test_groups_and_behaviour(context):
 def test_shown_scores_never_contradict_the_order(scores):
     shown = shown_scores(scores)
     assert ((shown >= 10) & (shown <= 99)).all()
-    listed = [int(p.split(":")[1]) for p in ordered_candidates(scores).split()]
+    listed = [int(p.split(":")[1]) for p in ordered_candidates(scores).split(", ")]
     assert listed == sorted(listed, reverse=True)
 
 
