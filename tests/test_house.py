@@ -17,8 +17,8 @@ ROOMS = (
 )
 
 # Written as patterns, so that this file does not match itself.
-HOSTS = (("pypi", "org"), ("pythonhosted", "org"), ("download.pytorch", "org"), ("npmjs", "org"), ("deb.debian", "org"))
-REGISTRY_HOSTS = re.compile("|".join(re.escape(".".join(host)) for host in HOSTS))
+HOSTS = ("pypi org", "python" "hosted org", "download pytorch org", "npmjs org", "deb debian org")
+REGISTRY_HOSTS = re.compile("|".join(host.replace(" ", r"\.") for host in HOSTS))
 MACHINE_PATHS = re.compile(r"(?<![\w.~$}<])/(?:work|root|tmp|opt|home/\w+|Users/\w+)(?:/|\b)")
 PICKLES = re.compile(
     r"torch\.(?:load|save)\(|(?:import|from)\s+(?:pickle|dill|joblib)\b|(?:read|to)_pickle\(|allow_pickle=\s*True"

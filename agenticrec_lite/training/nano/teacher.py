@@ -109,7 +109,8 @@ def scripted_ranking(
     best = ranking(evidence)[:TOP]
     think = f"I {'follow' if len(sources) == 1 else 'fuse'} {' and '.join(sources)}"
     if len(sources) > 1 or sources[0] == "popularity":  # not an order that a tool has shown: work it out first
-        think += ": " + ", ".join(f"{n}:{mean_scores(evidence)[n - 1]}" for n in best)
+        scores = mean_scores(evidence)
+        think += ": " + ", ".join(f"{n}:{scores[n - 1]}" for n in best)
     return [*script.turns, write_answer(best, think + ".")]
 
 
