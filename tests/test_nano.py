@@ -53,20 +53,32 @@ def test_following_copies_the_list_that_was_shown():
 
 
 def test_fusing_ranks_by_the_mean_of_the_shown_scores():
-    a, b = np.array([3.0, 2.0, 1.0, 0.0]), np.array([0.0, 3.0, 1.0, -9.0])
-    mean = (shown_scores(a) + shown_scores(b)) / 2
-    assert ranking([a, b]) == (np.argsort(-mean) + 1).tolist() and ranking([a])[0] == 1
-    assert mean_scores([a, b]).tolist() == np.rint(mean).tolist()
+    evidence = {"users": np.array([3.0, 2.0, 1.0, 0.0]), "items": np.array([0.0, 3.0, 1.0, -9.0])}
+    mean = np.mean([shown_scores(scores) for scores in evidence.values()], axis=0)
+    assert ranking(evidence) == (np.argsort(-mean) + 1).tolist()
+    assert mean_scores(evidence).tolist() == np.floor(mean).tolist()
+    assert ranking({"users": evidence["users"]}) == [1, 2, 3, 4]
+
+
+def test_ties_of_the_mean_stay_as_the_last_ordering_tool_listed_them():
+    users, popularity = np.array([1.0, 2.0, 3.0]), np.array([3.0, 2.0, 1.0])
+    assert ranking({"similar users": users, "popularity": popularity}) == [3, 2, 1]
+    assert ranking({"popularity": popularity}) == [1, 2, 3]
 
 
 def test_a_teacher_that_fuses_thinks_the_scores_it_ranks_by():
-    rng = np.random.default_rng(6)
-    for _ in range(20):
+    rng, seen = np.random.default_rng(6), set()
+    for _ in range(40):
         answer = scripted_ranking(random_world(rng), rng, 3, SCORING, sort=1)[-1]
-        if "fuse" in answer or "popularity" in answer:
-            thought = [(int(n), int(s)) for n, s in re.findall(r" (\d+):(\d\d)", answer)]
-            assert f"[{', '.join(str(n) for n, _ in thought)}]" in answer
-            assert [s for _, s in thought] == sorted((s for _, s in thought), reverse=True)
+        kind = re.search("fuse|follow popularity", answer)[0]
+        thought = [(int(n), int(s)) for n, s in re.findall(r" (\d+):(\d\d)", answer)]
+        if kind == "fuse":  # all candidates with their fused score, as listed; then the best ten in order
+            fused, thought = thought[:20], thought[20:]
+            assert len(dict(fused)) == 20 and dict(thought).items() <= dict(fused).items()
+        assert f"[{', '.join(str(n) for n, _ in thought)}]" in answer and len(thought) == 10
+        assert [s for _, s in thought] == sorted((s for _, s in thought), reverse=True)
+        seen.add(kind)
+    assert seen == {"fuse", "follow popularity"}
 
 
 def test_pair_answers_agree_with_the_evidence_in_both_directions():
@@ -107,7 +119,7 @@ def test_numbers_and_scores_are_single_tokens(tiny):
 @pytest.mark.parametrize("steps", [12])
 def test_lessons_go_from_drills_to_worlds_and_can_be_learnt(tiny, steps):
     model, chat = tiny
-    recipe = Recipe(steps=steps, drills=(0.1, 0.5), drill_tokens=400, worlds=2)
+    recipe = Recipe(steps=steps, drills=(0.1, 0.2, 0.5), rehearsal=0, drill_tokens=400, worlds=2)
     batches = list(lessons(chat, recipe, np.random.default_rng(5)))
     prompts = [len(batch[0][0].prompt_ids) for batch in batches]
     assert max(prompts[: steps // 2]) < 10 and min(prompts[steps // 2 :]) > 100

@@ -1,8 +1,6 @@
 """The batched rollout engine: every prompt prefilled once a group, the KV cache kept across turns.
 
-One rule makes ragged batches exact: a token's slot in the cache is its position in its own row. Rows of different
-lengths then share a buffer without padding inside it; a query at position p attends to slots 0..p of its row, and
-whatever a shorter row's pads wrote beyond that is overwritten by its next real tokens.
+The cache (agent/cache.py) gives every row its own length, so that ragged batches are exact.
 """
 
 from collections.abc import Sequence
@@ -12,60 +10,12 @@ from dataclasses import dataclass
 import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, DynamicLayer
 
+from agenticrec_lite.agent.cache import SlotCache
 from agenticrec_lite.agent.environment import RankingEnvironment
 from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.policy import folded
-
-_BLOCK = 256
-
-
-class SlotLayer(DynamicLayer):
-    """One layer's keys and values in a preallocated buffer [B, heads, capacity, d], written at given slots."""
-
-    slots: torch.Tensor  # [B, n] where the next tokens go; set by SlotCache.place
-    used: int = 0
-
-    def update(self, key, value, *args, **kwargs):
-        if not self.is_initialized:
-            self.lazy_initialization(key, value)
-            self.keys = self.values = key.new_empty(*key.shape[:2], 0, key.shape[-1])
-        if self.used > self.keys.shape[2]:
-            grown = (self.used + _BLOCK - 1) // _BLOCK * _BLOCK
-            self.keys, self.values = (_grow(buffer, key.shape, grown) for buffer in (self.keys, self.values))
-        rows = torch.arange(len(key), device=key.device)[:, None]
-        self.keys[rows, :, self.slots] = key.transpose(1, 2)
-        self.values[rows, :, self.slots] = value.transpose(1, 2)
-        return self.keys[:, :, : self.used], self.values[:, :, : self.used]
-
-
-def _grow(buffer: torch.Tensor, shape: torch.Size, capacity: int) -> torch.Tensor:
-    grown = buffer.new_zeros(shape[0], shape[1], capacity, shape[3])
-    grown[:, :, : buffer.shape[2]] = buffer
-    return grown
-
-
-class SlotCache(Cache):
-    """A KV cache in which each row keeps its own length."""
-
-    def __init__(self, n_layers: int):
-        super().__init__(layers=[SlotLayer() for _ in range(n_layers)])
-
-    def place(self, positions: torch.Tensor) -> None:
-        """Say where the next forward pass writes.
-
-        Args:
-            positions: Slot of every input token [B, n].
-        """
-        for layer in self.layers:
-            layer.slots, layer.used = positions, int(positions.max()) + 1
-
-    def select(self, rows: torch.Tensor) -> None:
-        """Keep (or repeat) rows of the batch."""
-        for layer in self.layers:
-            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
 
 
 @dataclass
@@ -134,26 +84,29 @@ class _Batch:
         ids = torch.zeros(len(blocks), int(counts.max()), dtype=torch.long, device=self.device)
         for i, block in enumerate(blocks):
             ids[i, : len(block)] = torch.tensor(block)
-        states = self._forward(ids)
+        states = self._forward(ids, self.cache, self.lengths)
         self.lengths = self.lengths + counts
         return self.head(states[torch.arange(len(blocks), device=self.device), counts - 1]).float()
 
-    def _forward(self, ids: torch.Tensor) -> torch.Tensor:
-        positions = self.lengths[:, None] + torch.arange(ids.shape[1], device=self.device)
-        self.cache.place(positions)
+    def _forward(self, ids: torch.Tensor, cache: SlotCache, lengths: torch.Tensor) -> torch.Tensor:
+        positions = lengths[:, None] + torch.arange(ids.shape[1], device=self.device)
+        cache.place(positions)
         slots = torch.arange(int(positions.max()) + 1, device=self.device)
         mask = slots <= positions[:, None, :, None]
         return self.decoder(
-            ids, attention_mask=mask, position_ids=positions, past_key_values=self.cache, use_cache=True
+            ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
         ).last_hidden_state
 
     def _choose(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Next token and its log-probability, per row."""
         temperature = self.sampling.temperature
         log_p = torch.log_softmax(logits / (temperature or 1.0), -1)
-        token = (
-            log_p.argmax(-1) if temperature == 0 else torch.multinomial(log_p.exp(), 1, generator=self.generator)[:, 0]
-        )
+        if temperature == 0:
+            token = log_p.argmax(-1)
+        else:  # invert the distribution function: one random number a row, where torch.multinomial draws one a token
+            below = log_p.exp().cumsum(-1)
+            drawn = torch.rand(len(logits), 1, generator=self.generator).to(below) * below[:, -1:]
+            token = torch.searchsorted(below, drawn, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
         return token, log_p.gather(1, token[:, None])[:, 0]
 
     def turn(self) -> None:
@@ -180,22 +133,32 @@ class _Batch:
             self.logits = self._feed(blocks)
 
     def _write_turn(self) -> tuple[list[list[int]], list[list[float]], list[int]]:
-        """Decode until every row has ended its turn; tokens, log-probabilities and turn lengths per row."""
+        """Decode until every row has ended its turn; tokens, log-probabilities and turn lengths per row.
+
+        Rows that have ended early are not carried along: once half of them have, the others go on alone.
+        """
         n, limit, end = len(self.rows), self.sampling.max_turn_tokens, self.chat.end_of_turn
         tokens = torch.zeros(n, limit, dtype=torch.long, device=self.device)
         logprobs = torch.zeros(n, limit, device=self.device)
         counts = torch.full((n,), limit, device=self.device)
-        writing = torch.ones(n, dtype=torch.bool, device=self.device)
-        logits = self.logits
+        writing = torch.arange(n, device=self.device)  # the rows in `cache`, some of which may have ended
+        cache, logits = self.cache, self.logits
         for i in range(limit):
-            tokens[:, i], logprobs[:, i] = self._choose(logits)
-            ended = writing & (tokens[:, i] == end)
-            counts[ended] = i + 1
-            writing &= ~ended
-            if i == limit - 1 or not writing.any():
+            tokens[writing, i], logprobs[writing, i] = self._choose(logits)
+            going = tokens[writing, i] != end
+            counts[writing] = counts[writing].where(going | (counts[writing] < limit), i + 1)
+            going &= counts[writing] == limit
+            if i == limit - 1 or not going.any():
                 break
-            logits = self.head(self._forward(tokens[:, i : i + 1])[:, -1]).float()
-            self.lengths = self.lengths + writing  # a row that has ended writes into one slot for ever, unseen
+            if going.sum() <= len(writing) // 2:
+                if cache is not self.cache:
+                    self.cache.put(writing, cache)
+                writing = writing[going]
+                cache, going = self.cache.take(writing), going[going]
+            logits = self.head(self._forward(tokens[writing, i : i + 1], cache, self.lengths[writing])[:, -1]).float()
+            self.lengths[writing] += going  # a row that has ended writes into one slot for ever, unseen
+        if cache is not self.cache:
+            self.cache.put(writing, cache)
         return tokens.tolist(), logprobs.tolist(), counts.tolist()
 
     def _observe(self, row: int, ids: list[int]) -> list[int] | None:

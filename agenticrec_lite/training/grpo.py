@@ -130,7 +130,8 @@ class ListwiseGRPOTrainer(GRPOTrainer):
         for trajectory, advantage, drop in zip(self.trajectories, advantages, rows_dropped, strict=True):
             trajectory.advantage, trajectory.dropped = float(advantage), bool(drop)
         batch["advantages"] = torch.tensor(advantages, dtype=torch.float32, device=batch["advantages"].device)
-        batch["tool_mask"] = batch["tool_mask"] * torch.tensor(~rows_dropped, device=batch["tool_mask"].device)[:, None]
+        taught = torch.tensor(~rows_dropped & (advantages != 0), device=batch["tool_mask"].device)
+        batch["tool_mask"] = batch["tool_mask"] * taught[:, None]
         return batch
 
     def _prepare_inputs(self, generation_batch):
@@ -145,13 +146,19 @@ class ListwiseGRPOTrainer(GRPOTrainer):
         return super()._compute_loss(model, inputs)
 
     def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, **_):
-        """Log-probabilities of the action tokens [B, C], 0 elsewhere; each prompt is run once a group."""
+        """Log-probabilities of the action tokens [B, C], 0 elsewhere.
+
+        Each prompt is run once a group, and a row without advantage, which has no gradient, not at all.
+        """
         n_prompt = input_ids.shape[1] - logits_to_keep
+        rows = self._actions.any(1)
+        rows[0] |= ~rows.any()  # the loss needs a graph, even one without gradient
+        input_ids, attention_mask, actions = input_ids[rows], attention_mask[rows], self._actions[rows]
         first, group_of = self._distinct_prompts(input_ids[:, :n_prompt])
         prompt_mask, completion_mask = attention_mask[first, :n_prompt], attention_mask[:, n_prompt:]
         length = int(completion_mask.sum(1).max())
         start = int(prompt_mask.argmax(1).min())
-        completions, actions = input_ids[:, n_prompt:][:, :length], self._actions[:, :length]
+        completions, actions = input_ids[:, n_prompt:][:, :length], actions[:, :length]
         with self.accelerator.autocast():
             states = predictor_states(
                 model,
@@ -190,7 +197,6 @@ class ListwiseGRPOTrainer(GRPOTrainer):
         }
         row |= {
             "grad_norm": logs["grad_norm"],
-            "entropy": logs.get("entropy"),
             "learning_rate": logs.get("learning_rate"),
         }
         row |= {
@@ -252,6 +258,7 @@ def step_metrics(trajectories: Sequence[Trajectory], group_size: int) -> dict:
     calls = Counter(step.tool for t in trajectories for step in t.steps if step.kind == "call" and step.tool)
     outcomes = Counter(t.outcome for t in trajectories)
     positive = [t for t in trajectories if t.reward > 0]
+    surprise = [-p for t in trajectories for p, mine in zip(t.logprobs, t.action_mask, strict=False) if mine]
     return {
         "reward_mean": rewards.mean(),
         "reward_max": groups.max(1).mean(),
@@ -262,6 +269,7 @@ def step_metrics(trajectories: Sequence[Trajectory], group_size: int) -> dict:
         "dropped_groups": float((groups < 0).all(1).mean()),
         "completion_tokens": float(np.mean([len(t.completion_ids) for t in trajectories])),
         "action_tokens": float(np.mean([sum(t.action_mask) for t in trajectories])),
+        "entropy": float(np.mean(surprise)) if surprise else None,  # of an action token, estimated by what was sampled
         **{f"tool_{name}": calls[name] / len(trajectories) for name in TOOLS},
         **{f"outcome_{name}": count / len(trajectories) for name, count in sorted(outcomes.items())},
     }

@@ -20,13 +20,13 @@ _SOURCE = re.compile(r"similar users|similar items|similarity to (h?\d+)|popular
 def declared_sources(trajectory: Trajectory) -> list[str]:
     """The evidence that the last thought says the answer follows or fuses."""
     thoughts = [step.text for step in trajectory.steps if step.kind == "think"]
-    return [match[0] for match in _SOURCE.finditer(thoughts[-1])] if thoughts else []
+    return list(dict.fromkeys(match[0] for match in _SOURCE.finditer(thoughts[-1]))) if thoughts else []
 
 
 def declared_ranking(trajectory: Trajectory, context: TaskContext) -> list[int] | None:
     """The order of candidates by the declared evidence; None if none is declared, or one that does not exist."""
-    scores = [_scores(source, context) for source in declared_sources(trajectory)]
-    return ranking(scores) if scores and all(s is not None for s in scores) else None
+    evidence = {source: _scores(source, context) for source in declared_sources(trajectory)}
+    return ranking(evidence) if evidence and all(scores is not None for scores in evidence.values()) else None
 
 
 def _scores(source: str, context: TaskContext) -> np.ndarray | None:

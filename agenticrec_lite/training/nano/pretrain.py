@@ -29,9 +29,10 @@ CALLS = (0.04, 0.22, 0.32, 0.24, 0.12, 0.06)  # probability of 0, 1, 2, ... call
 class Recipe:
     """Everything that decides the checkpoint."""
 
-    steps: int = 900
-    drills: tuple[float, float] = (0.4, 0.55)  # until here: one list to follow; then several, of which one is followed
-    sort: float = 0.0  # share of rankings by evidence that must be sorted first; not learnt within an hour so far
+    steps: int = 2000
+    drills: tuple[float, float, float] = (0.18, 0.25, 0.5)  # until here: one list; several, one is followed; sorting
+    sort: float = 0.5  # from then on, share of rankings by evidence that must be fused or sorted first
+    rehearsal: float = 0.2  # share of drills among the worlds
     drill_tokens: int = 6000  # about, a step
     worlds: int = 16  # distinct prompts a step, divided by the number of turns, at least 4
     episodes: int = 4  # scripted trajectories a prompt; they share its forward pass
@@ -115,7 +116,7 @@ def lessons(chat: ChatFormat, recipe: Recipe, rng: np.random.Generator) -> Itera
     """
     for step in range(recipe.steps):
         progress = step / recipe.steps
-        if progress < recipe.drills[1]:
+        if progress < recipe.drills[-1] or rng.random() < recipe.rehearsal:
             yield _drills(chat, recipe, rng, progress)
         else:
             n_calls = int(rng.choice(len(CALLS), p=CALLS))
@@ -130,13 +131,14 @@ def _drills(chat: ChatFormat, recipe: Recipe, rng: np.random.Generator, progress
     to look for the number it wrote last. (Answers about short lists have fewer than ten numbers; the environment would
     not accept them, but nothing here asks it.)
     """
-    first = progress < recipe.drills[0]
-    n_calls, tools = (1, ORDERING) if first else (int(rng.integers(1, len(SCORING) + 1)), SCORING)
+    one, several = progress < recipe.drills[0], progress < recipe.drills[1]
+    n_calls, tools = (1, ORDERING) if one else (int(rng.integers(1, len(SCORING) + 1)), SCORING)
+    sort = 0.0 if several else recipe.sort
     start = chat.tokenizer.encode("<|im_start|>assistant\n", add_special_tokens=False)
     batch = []
     for _ in range(recipe.drill_tokens // (n_calls * (2 * N_CANDIDATES + 35) + 40)):
         world = random_world(rng, longest=1, history=1, candidates=int(rng.integers(2, N_CANDIDATES + 1)))
-        turns = scripted_ranking(world, rng, n_calls, tools, recipe.sort)
+        turns = scripted_ranking(world, rng, n_calls, tools, sort)
         batch.append([play(turns, replace(world, neighbours=0), chat, "rank", start)])
     return batch
 

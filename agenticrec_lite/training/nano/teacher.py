@@ -62,23 +62,42 @@ def _arguments(name: str, context: TaskContext, rng: np.random.Generator, script
     return {}
 
 
-def choose_sources(script: Script, rng: np.random.Generator) -> list[str]:
-    """Which evidence the teacher ranks by: one source, two, or all; in the order seen."""
+def choose_sources(script: Script, rng: np.random.Generator, least: int = 1) -> list[str]:
+    """Which evidence the teacher judges by: one source, two, or all (but no fewer than `least`); in the order seen."""
     sources = list(script.seen)
     if not sources:
         return []
-    size = int(rng.choice([1, min(2, len(sources)), len(sources)]))
+    size = int(rng.choice([least, min(2, len(sources)), len(sources)]))
     return sorted(rng.choice(sources, size=size, replace=False).tolist(), key=sources.index)
 
 
-def ranking(evidence: list[np.ndarray]) -> list[int]:
-    """Candidate numbers by the mean of the shown scores; ties in the order in which the last tool listed them."""
-    return (np.lexsort((-evidence[-1], -mean_scores(evidence))) + 1).tolist()
+def mean_scores(evidence: dict[str, np.ndarray]) -> np.ndarray:
+    """Mean of the shown scores of several sources (CombSUM), rounded down to a whole number [C]."""
+    return np.sum([shown_scores(scores) for scores in evidence.values()], axis=0) // len(evidence)
 
 
-def mean_scores(evidence: list[np.ndarray]) -> np.ndarray:
-    """Mean of the shown scores of several pieces of evidence, a whole number [C]."""
-    return np.rint(sum(shown_scores(scores) for scores in evidence) / len(evidence)).astype(int)
+def listing(evidence: dict[str, np.ndarray]) -> list[int]:
+    """Candidate numbers in the order of the last source that lists them in order; one may well be the only source."""
+    last = [source for source in evidence if source != "popularity" or len(evidence) == 1][-1]
+    return (np.argsort(-evidence[last], kind="stable") + 1).tolist()
+
+
+def ranking(evidence: dict[str, np.ndarray]) -> list[int]:
+    """Candidate numbers by mean score; ties as listed.
+
+    Args:
+        evidence: Raw scores of the candidates [C], by source.
+    """
+    scores = mean_scores(evidence)
+    return sorted(listing(evidence), key=lambda n: -scores[n - 1])
+
+
+def working(evidence: dict[str, np.ndarray]) -> str:
+    """What a teacher writes to rank by evidence that no tool has listed in order: the fused scores, then sorted."""
+    scores = mean_scores(evidence)
+    written = lambda numbers: ", ".join(f"{n}:{scores[n - 1]}" for n in numbers)  # noqa: E731
+    fused = f": {written(listing(evidence))}. Sorted" if len(evidence) > 1 else ""
+    return f"{fused}: {written(ranking(evidence)[:TOP])}"
 
 
 def scripted_ranking(
@@ -98,20 +117,19 @@ def scripted_ranking(
             of the orders that were shown is followed.
     """
     script = scripted_calls(context, rng, n_calls, tools)
-    if rng.random() >= sort:
-        script.seen.pop("popularity", None)
-        sources = [str(rng.choice(list(script.seen)))] if script.seen else []
+    listed = [source for source in script.seen if source != "popularity"]
+    worked_out = rng.random() < sort and (len(script.seen) > 1 or "popularity" in script.seen)
+    if worked_out:
+        alone = len(script.seen) == 1 or ("popularity" in script.seen and rng.random() < 0.2)
+        sources = ["popularity"] if alone else choose_sources(script, rng, least=2)
     else:
-        sources = choose_sources(script, rng)
+        sources = [str(rng.choice(listed))] if listed else []
     if not sources:
         return [*script.turns, write_answer(list(range(1, TOP + 1)), "I have no evidence, I keep the given order.")]
-    evidence = [script.seen[source] for source in sources]
-    best = ranking(evidence)[:TOP]
+    evidence = {source: script.seen[source] for source in sources}
     think = f"I {'follow' if len(sources) == 1 else 'fuse'} {' and '.join(sources)}"
-    if len(sources) > 1 or sources[0] == "popularity":  # not an order that a tool has shown: work it out first
-        scores = mean_scores(evidence)
-        think += ": " + ", ".join(f"{n}:{scores[n - 1]}" for n in best)
-    return [*script.turns, write_answer(best, think + ".")]
+    think += working(evidence) if worked_out else ""
+    return [*script.turns, write_answer(ranking(evidence)[:TOP], think + ".")]
 
 
 def scripted_pair(
