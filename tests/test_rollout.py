@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from agenticrec_lite.agent import rollout as engine
+from agenticrec_lite.agent.cache import SlotCache
 from agenticrec_lite.agent.environment import RankingEnvironment
 from agenticrec_lite.agent.protocol import write_answer, write_call
 from agenticrec_lite.agent.rollout import Group, Sampling, rollout
@@ -121,6 +122,36 @@ def test_batching_changes_nothing(tiny):
     alone, together = (rollout(model, chat, groups_of(chat, 4, 1), Sampling(0, 10, batch_rows=rows)) for rows in (1, 4))
     assert [t.completion_ids for t in alone] == [t.completion_ids for t in together]
     assert [t.group for t in alone] == [t.group for t in together] == [0, 1, 2, 3]
+
+
+class Patient(RankingEnvironment):
+    """Takes whatever it is told, four times."""
+
+    def step(self, text):
+        self.n_calls += 1
+        if self.n_calls == 4:
+            self.outcome = "bad_turn"
+            return None
+        return "again " * self.n_calls
+
+
+def test_rows_that_write_on_alone_come_back_exact(tiny, monkeypatch):
+    """Turns of very different lengths: the long ones go on in a smaller batch, and are put back where they were."""
+    model, chat = tiny
+    returned = []
+    put = SlotCache.put
+    monkeypatch.setattr(SlotCache, "put", lambda self, rows, part: (returned.append(len(rows)), put(self, rows, part)))
+    likelier = lambda module, args, logits: logits + 5.0 * (torch.arange(logits.shape[-1]) == chat.end_of_turn)  # noqa: E731
+    groups = groups_of(chat, 2, 8)
+    for group in groups:
+        group.environments = [Patient(e.context) for e in group.environments]
+    with model.lm_head.register_forward_hook(likelier):
+        played = rollout(model, chat, groups, Sampling(1.0, 60), torch.Generator().manual_seed(4))
+        assert len(returned) > 4 and len(set(returned)) > 2 and max(t.n_calls for t in played) == 4
+        for trajectory in played:
+            mask = torch.tensor(trajectory.action_mask) == 1
+            exact = plain_logprobs(model, trajectory)[mask]
+            assert torch.allclose(exact, torch.tensor(trajectory.logprobs)[mask], atol=1e-4)
 
 
 def test_an_observation_that_does_not_fit_ends_as_length(tiny, scripted):
