@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -69,6 +70,12 @@ class Toolbox:
             neighbours=neighbours,
         )
 
+    @cached_property
+    def item_vectors(self) -> np.ndarray:
+        """Unit-length SASRec embedding of each item [n_items, d]."""
+        embeddings = self.sasrec.item_embeddings
+        return embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-9)
+
     def contexts(self, tasks: Sequence[RankingTask]) -> list[TaskContext]:
         """The context of each task, from its given history alone (the user need not be known)."""
         if not tasks:
@@ -133,9 +140,8 @@ class FittedCollaborative:
 
     def _similarities(self, items: list[int]) -> tuple[np.ndarray, np.ndarray]:
         """Of every item in the catalogue to the given ones: co-occurrence and embedding cosine [n_items]."""
-        embeddings = self.toolbox.sasrec.item_embeddings
-        unit = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-9)
-        return self.toolbox.itemknn.similarity[:, items].sum(1), unit @ unit[items].sum(0)
+        vectors = self.toolbox.item_vectors
+        return self.toolbox.itemknn.similarity[:, items].sum(1), vectors @ vectors[items].sum(0)
 
 
 def item_cards(log: InteractionLog, past: pd.DataFrame) -> list[ItemCard]:
