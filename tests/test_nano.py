@@ -10,10 +10,8 @@ from agenticrec_lite.tools.text import shown_scores
 from agenticrec_lite.training.nano.pretrain import CALLS, Recipe, cross_entropy, lessons
 from agenticrec_lite.training.nano.teacher import (
     ORDERING,
-    SCORING,
     Script,
     choose_sources,
-    mean_scores,
     play,
     ranking,
     scripted_pair,
@@ -28,7 +26,7 @@ def test_every_script_of_every_world_is_a_valid_trajectory(tiny):
     for _ in range(60):
         world = random_world(rng)
         for n_calls in (0, 1, 3, 5):
-            trajectory = play(scripted_ranking(world, rng, n_calls, sort=0.5), world, chat)
+            trajectory = play(scripted_ranking(world, rng, n_calls, fuse=0.5), world, chat)
             assert trajectory.outcome == "answered" and trajectory.n_calls == n_calls
             kinds |= {step.tool for step in trajectory.steps if step.kind == "call"}
             kinds.add(re.search("keep|follow|fuse", trajectory.steps[-2].text)[0])
@@ -52,33 +50,26 @@ def test_following_copies_the_list_that_was_shown():
             assert environment.answer == shown[:10]
 
 
-def test_fusing_ranks_by_the_mean_of_the_shown_scores():
-    evidence = {"users": np.array([3.0, 2.0, 1.0, 0.0]), "items": np.array([0.0, 3.0, 1.0, -9.0])}
-    mean = np.mean([shown_scores(scores) for scores in evidence.values()], axis=0)
-    assert ranking(evidence) == (np.argsort(-mean) + 1).tolist()
-    assert mean_scores(evidence).tolist() == np.floor(mean).tolist()
-    assert ranking({"users": evidence["users"]}) == [1, 2, 3, 4]
+def test_fusing_takes_two_orders_in_turn_and_skips_what_is_in_already():
+    users, items = np.array([4.0, 3.0, 2.0, 1.0]), np.array([1.0, 4.0, 2.0, 3.0])
+    assert ranking([users]) == [1, 2, 3, 4]
+    assert ranking([users, items]) == [2, 1, 4, 3]  # items begin: 2; users: 1; items: 4; users: 2 is in, so 3
+    assert ranking([items, users]) == [1, 2, 4, 3]
 
 
-def test_ties_of_the_mean_stay_as_the_last_ordering_tool_listed_them():
-    users, popularity = np.array([1.0, 2.0, 3.0]), np.array([3.0, 2.0, 1.0])
-    assert ranking({"similar users": users, "popularity": popularity}) == [3, 2, 1]
-    assert ranking({"popularity": popularity}) == [1, 2, 3]
-
-
-def test_a_teacher_that_fuses_thinks_the_scores_it_ranks_by():
-    rng, seen = np.random.default_rng(6), set()
-    for _ in range(40):
-        answer = scripted_ranking(random_world(rng), rng, 3, SCORING, sort=1)[-1]
-        kind = re.search("fuse|follow popularity", answer)[0]
-        thought = [(int(n), int(s)) for n, s in re.findall(r" (\d+):(\d\d)", answer)]
-        if kind == "fuse":  # all candidates with their fused score, as listed; then the best ten in order
-            fused, thought = thought[:20], thought[20:]
-            assert len(dict(fused)) == 20 and dict(thought).items() <= dict(fused).items()
-        assert f"[{', '.join(str(n) for n, _ in thought)}]" in answer and len(thought) == 10
-        assert [s for _, s in thought] == sorted((s for _, s in thought), reverse=True)
-        seen.add(kind)
-    assert seen == {"fuse", "follow popularity"}
+def test_teachers_fuse_what_was_shown_and_as_often_as_asked():
+    rng, fused = np.random.default_rng(6), 0
+    for _ in range(100):
+        world = random_world(rng)
+        *calls, answer = scripted_ranking(world, rng, 2, ORDERING, fuse=0.5)
+        environment = RankingEnvironment(world)
+        seen = [re.findall(r" (\d+):\d\d\b", environment.step(call)) for call in calls]
+        if "fuse" in answer:
+            fused += 1
+            environment.step(answer)
+            in_turn = [int(n) for n in (seen[1][0], seen[0][0], seen[1][1])]
+            assert environment.answer[:2] == list(dict.fromkeys(in_turn))[:2]
+    assert 30 < fused < 70
 
 
 def test_pair_answers_agree_with_the_evidence_in_both_directions():
@@ -119,7 +110,7 @@ def test_numbers_and_scores_are_single_tokens(tiny):
 @pytest.mark.parametrize("steps", [12])
 def test_lessons_go_from_drills_to_worlds_and_can_be_learnt(tiny, steps):
     model, chat = tiny
-    recipe = Recipe(steps=steps, drills=(0.1, 0.2, 0.5), rehearsal=0, drill_tokens=400, worlds=2)
+    recipe = Recipe(steps=steps, drills=(0.1, 0.5), rehearsal=0, drill_tokens=400, worlds=2)
     batches = list(lessons(chat, recipe, np.random.default_rng(5)))
     prompts = [len(batch[0][0].prompt_ids) for batch in batches]
     assert max(prompts[: steps // 2]) < 10 and min(prompts[steps // 2 :]) > 100

@@ -14,7 +14,7 @@ from agenticrec_lite.tools import TaskContext, ToolError
 from agenticrec_lite.training.nano.teacher import ranking
 from agenticrec_lite.training.nano.worlds import random_world
 
-_SOURCE = re.compile(r"similar users|similar items|similarity to (h?\d+)|popularity")
+_SOURCE = re.compile(r"similar users|similar items|similarity to (h?\d+)")
 
 
 def declared_sources(trajectory: Trajectory) -> list[str]:
@@ -25,15 +25,13 @@ def declared_sources(trajectory: Trajectory) -> list[str]:
 
 def declared_ranking(trajectory: Trajectory, context: TaskContext) -> list[int] | None:
     """The order of candidates by the declared evidence; None if none is declared, or one that does not exist."""
-    evidence = {source: _scores(source, context) for source in declared_sources(trajectory)}
-    return ranking(evidence) if evidence and all(scores is not None for scores in evidence.values()) else None
+    evidence = [_scores(source, context) for source in declared_sources(trajectory)]
+    return ranking(evidence) if evidence and all(scores is not None for scores in evidence) else None
 
 
 def _scores(source: str, context: TaskContext) -> np.ndarray | None:
     if source == "similar users":
         return context.collaborative.similar_users().scores
-    if source == "popularity":
-        return np.log1p([float(card.count) for card in context.candidates])
     try:
         place = None if source == "similar items" else context.find(source.removeprefix("similarity to "))
     except ToolError:

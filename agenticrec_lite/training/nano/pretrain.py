@@ -29,10 +29,10 @@ CALLS = (0.04, 0.22, 0.32, 0.24, 0.12, 0.06)  # probability of 0, 1, 2, ... call
 class Recipe:
     """Everything that decides the checkpoint."""
 
-    steps: int = 2000
-    drills: tuple[float, float, float] = (0.18, 0.25, 0.5)  # until here: one list; several, one is followed; sorting
-    sort: float = 0.5  # from then on, share of rankings by evidence that must be fused or sorted first
-    rehearsal: float = 0.2  # share of drills among the worlds
+    steps: int = 1400
+    drills: tuple[float, float] = (0.2, 0.35)  # until here: one list to follow; then two or three lists
+    rehearsal: float = 0.1  # share of drills among the worlds that come after
+    fuse: float = 0.25  # share of rankings by two of several lists
     drill_tokens: int = 6000  # about, a step
     worlds: int = 16  # distinct prompts a step, divided by the number of turns, at least 4
     episodes: int = 4  # scripted trajectories a prompt; they share its forward pass
@@ -79,7 +79,7 @@ def new_tokenizer(rng: np.random.Generator, worlds: int = 1500) -> PreTrainedTok
         context = random_world(rng)
         environment = RankingEnvironment(context)
         texts.append(task_prompt(context))
-        for turn in scripted_ranking(context, rng, int(rng.choice(len(CALLS), p=CALLS)), sort=0.5):
+        for turn in scripted_ranking(context, rng, int(rng.choice(len(CALLS), p=CALLS)), fuse=0.5):
             texts += [turn, environment.step(turn) or ""]
     return train_tokenizer(texts)
 
@@ -131,14 +131,13 @@ def _drills(chat: ChatFormat, recipe: Recipe, rng: np.random.Generator, progress
     to look for the number it wrote last. (Answers about short lists have fewer than ten numbers; the environment would
     not accept them, but nothing here asks it.)
     """
-    one, several = progress < recipe.drills[0], progress < recipe.drills[1]
-    n_calls, tools = (1, ORDERING) if one else (int(rng.integers(1, len(SCORING) + 1)), SCORING)
-    sort = 0.0 if several else recipe.sort
+    first = progress < recipe.drills[0]
+    n_calls, tools = (1, ORDERING) if first else (int(rng.integers(1, len(SCORING) + 1)), SCORING)
     start = chat.tokenizer.encode("<|im_start|>assistant\n", add_special_tokens=False)
     batch = []
     for _ in range(recipe.drill_tokens // (n_calls * (2 * N_CANDIDATES + 35) + 40)):
         world = random_world(rng, longest=1, history=1, candidates=int(rng.integers(2, N_CANDIDATES + 1)))
-        turns = scripted_ranking(world, rng, n_calls, tools, sort)
+        turns = scripted_ranking(world, rng, n_calls, tools, recipe.fuse)
         batch.append([play(turns, replace(world, neighbours=0), chat, "rank", start)])
     return batch
 
@@ -152,7 +151,7 @@ def _world_lessons(chat: ChatFormat, recipe: Recipe, rng: np.random.Generator, n
         scripts = [scripted_pair(context, rng, question, pair, n_calls) for _ in range(recipe.episodes)]
     else:
         question, prompt = "rank", chat.prompt_ids(context)
-        scripts = [scripted_ranking(context, rng, n_calls, sort=recipe.sort) for _ in range(recipe.episodes)]
+        scripts = [scripted_ranking(context, rng, n_calls, fuse=recipe.fuse) for _ in range(recipe.episodes)]
     return [play(turns, context, chat, question, prompt) for turns in scripts]
 
 

@@ -1,7 +1,7 @@
 """Scripted teachers: what nano is shown in generated worlds.
 
-A teacher calls random tools in random order, and then ranks by one piece of the evidence it has seen, or by the sum of
-several, or keeps the (random) given order if it has seen none. It has no preference: which tool is worth asking, and
+A teacher calls random tools in random order, and then ranks by one of the orders it has been shown, or by two of them
+in turn, or keeps the (random) given order if it has seen none. It has no preference: which tool is worth asking, and
 whether evidence should be fused, is left for reinforcement learning to find out.
 """
 
@@ -62,42 +62,23 @@ def _arguments(name: str, context: TaskContext, rng: np.random.Generator, script
     return {}
 
 
-def choose_sources(script: Script, rng: np.random.Generator, least: int = 1) -> list[str]:
-    """Which evidence the teacher judges by: one source, two, or all (but no fewer than `least`); in the order seen."""
+def choose_sources(script: Script, rng: np.random.Generator) -> list[str]:
+    """Which evidence the teacher judges by: one source, two, or all; in the order seen."""
     sources = list(script.seen)
     if not sources:
         return []
-    size = int(rng.choice([least, min(2, len(sources)), len(sources)]))
+    size = int(rng.choice([1, min(2, len(sources)), len(sources)]))
     return sorted(rng.choice(sources, size=size, replace=False).tolist(), key=sources.index)
 
 
-def mean_scores(evidence: dict[str, np.ndarray]) -> np.ndarray:
-    """Mean of the shown scores of several sources (CombSUM), rounded down to a whole number [C]."""
-    return np.sum([shown_scores(scores) for scores in evidence.values()], axis=0) // len(evidence)
-
-
-def listing(evidence: dict[str, np.ndarray]) -> list[int]:
-    """Candidate numbers in the order of the last source that lists them in order; one may well be the only source."""
-    last = [source for source in evidence if source != "popularity" or len(evidence) == 1][-1]
-    return (np.argsort(-evidence[last], kind="stable") + 1).tolist()
-
-
-def ranking(evidence: dict[str, np.ndarray]) -> list[int]:
-    """Candidate numbers by mean score; ties as listed.
+def ranking(evidence: Sequence[np.ndarray]) -> list[int]:
+    """Candidate numbers by one source, or by several in turn: each names its best candidate that is not in yet.
 
     Args:
-        evidence: Raw scores of the candidates [C], by source.
+        evidence: Raw scores of the candidates [C], a source each; the last one begins.
     """
-    scores = mean_scores(evidence)
-    return sorted(listing(evidence), key=lambda n: -scores[n - 1])
-
-
-def working(evidence: dict[str, np.ndarray]) -> str:
-    """What a teacher writes to rank by evidence that no tool has listed in order: the fused scores, then sorted."""
-    scores = mean_scores(evidence)
-    written = lambda numbers: ", ".join(f"{n}:{scores[n - 1]}" for n in numbers)  # noqa: E731
-    fused = f": {written(listing(evidence))}. Sorted" if len(evidence) > 1 else ""
-    return f"{fused}: {written(ranking(evidence)[:TOP])}"
+    orders = [np.argsort(-scores, kind="stable") + 1 for scores in reversed(evidence)]
+    return list(dict.fromkeys(int(n) for place in zip(*orders, strict=True) for n in place))
 
 
 def scripted_ranking(
@@ -105,7 +86,7 @@ def scripted_ranking(
     rng: np.random.Generator,
     n_calls: int,
     tools: Sequence[str] = tuple(TOOLS),
-    sort: float = 0.0,
+    fuse: float = 0.0,
 ) -> list[str]:
     """All turns of a trajectory that ends in a top ten by the chosen evidence.
 
@@ -113,23 +94,16 @@ def scripted_ranking(
         context, rng: The world.
         n_calls: Tool calls before the answer.
         tools: To choose from.
-        sort: Probability of ranking by evidence that must be sorted first (popularity, or the sum of several); else one
-            of the orders that were shown is followed.
+        fuse: Probability of taking two of the orders that were shown in turn, if there are two; else one is followed.
     """
     script = scripted_calls(context, rng, n_calls, tools)
     listed = [source for source in script.seen if source != "popularity"]
-    worked_out = rng.random() < sort and (len(script.seen) > 1 or "popularity" in script.seen)
-    if worked_out:
-        alone = len(script.seen) == 1 or ("popularity" in script.seen and rng.random() < 0.2)
-        sources = ["popularity"] if alone else choose_sources(script, rng, least=2)
-    else:
-        sources = [str(rng.choice(listed))] if listed else []
-    if not sources:
+    if not listed:
         return [*script.turns, write_answer(list(range(1, TOP + 1)), "I have no evidence, I keep the given order.")]
-    evidence = {source: script.seen[source] for source in sources}
-    think = f"I {'follow' if len(sources) == 1 else 'fuse'} {' and '.join(sources)}"
-    think += working(evidence) if worked_out else ""
-    return [*script.turns, write_answer(ranking(evidence)[:TOP], think + ".")]
+    size = 2 if len(listed) > 1 and rng.random() < fuse else 1
+    sources = sorted(rng.choice(listed, size=size, replace=False).tolist(), key=listed.index)
+    think = f"I {'follow' if size == 1 else 'fuse'} {' and '.join(sources)}."
+    return [*script.turns, write_answer(ranking([script.seen[source] for source in sources])[:TOP], think)]
 
 
 def scripted_pair(
