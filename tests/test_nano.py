@@ -7,7 +7,7 @@ import pytest
 
 from agenticrec_lite.agent.environment import RankingEnvironment
 from agenticrec_lite.tools.text import shown_scores
-from agenticrec_lite.training.nano.pretrain import CALLS, Recipe, cross_entropy, lessons
+from agenticrec_lite.training.nano.pretrain import CALLS, Recipe, cross_entropy, lesson, phase_is_over
 from agenticrec_lite.training.nano.teacher import (
     ORDERING,
     Script,
@@ -107,13 +107,28 @@ def test_numbers_and_scores_are_single_tokens(tiny):
     assert all(len(encode(f":{n}")) == 1 for n in range(10, 100))
 
 
-@pytest.mark.parametrize("steps", [12])
-def test_lessons_go_from_drills_to_worlds_and_can_be_learnt(tiny, steps):
+def test_lessons_go_from_drills_to_worlds_and_can_be_learnt(tiny):
     model, chat = tiny
-    recipe = Recipe(steps=steps, drills=(0.1, 0.5), rehearsal=0, drill_tokens=400, worlds=2)
-    batches = list(lessons(chat, recipe, np.random.default_rng(5)))
-    prompts = [len(batch[0][0].prompt_ids) for batch in batches]
-    assert max(prompts[: steps // 2]) < 10 and min(prompts[steps // 2 :]) > 100
-    action, observation = cross_entropy(model, batches[-1])
+    recipe, rng = Recipe(rehearsal=0, drill_tokens=400, worlds=2), np.random.default_rng(5)
+    batches = [[lesson(chat, recipe, rng, phase) for _ in range(4)] for phase in range(3)]
+    prompts = [[len(batch[0][0].prompt_ids) for batch in part] for part in batches]
+    assert max(prompts[0] + prompts[1]) < 10 and min(prompts[2]) > 100
+    assert {t.n_calls for batch in batches[0] for group in batch for t in group} == {1}
+    action, observation = cross_entropy(model, batches[2][0])
     assert 5 < action < 9 and 5 < observation < 9  # an untrained policy: about log(vocabulary)
     assert sum(CALLS) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("phase", "losses", "over"),
+    [
+        (0, [0.1] * 20, True),
+        (0, [0.1] * 19, False),
+        (0, [0.2] * 40, False),
+        (0, [0.2] * 450, True),
+        (2, [0.0] * 99, False),
+    ],
+)
+def test_drills_are_over_when_they_are_learnt_or_take_too_long(phase, losses, over):
+    log = [{"phase": 7, "action_ce": 0.0}] * 30 + [{"phase": phase, "action_ce": loss} for loss in losses]
+    assert phase_is_over(log, Recipe(learnt=(0.11, 0.16), longest=(450, 250))) == over

@@ -2,7 +2,6 @@
 
 import csv
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -30,7 +29,8 @@ class Recipe:
     """Everything that decides the checkpoint."""
 
     steps: int = 1400
-    drills: tuple[float, float] = (0.2, 0.35)  # until here: one list to follow; then two or three lists
+    learnt: tuple[float, float] = (0.11, 0.16)  # cross-entropy at which drills with one, with several lists are over
+    longest: tuple[int, int] = (450, 250)  # steps after which they are over in any case
     rehearsal: float = 0.1  # share of drills among the worlds that come after
     fuse: float = 0.25  # share of rankings by two of several lists
     drill_tokens: int = 6000  # about, a step
@@ -109,30 +109,30 @@ def new_policy(recipe: Recipe, vocabulary: int) -> Qwen3ForCausalLM:
     return model
 
 
-def lessons(chat: ChatFormat, recipe: Recipe, rng: np.random.Generator) -> Iterator[list[list[Trajectory]]]:
-    """Batches of scripted trajectories, one list a prompt: drills first, then whole worlds.
+def lesson(chat: ChatFormat, recipe: Recipe, rng: np.random.Generator, phase: int) -> list[list[Trajectory]]:
+    """A batch of scripted trajectories, one list a prompt.
 
     All trajectories of a batch make the same number of calls, so that they are of similar length.
+
+    Args:
+        chat, recipe, rng: How.
+        phase: 0 is drills with one list, 1 drills with several, 2 whole worlds and some drills.
     """
-    for step in range(recipe.steps):
-        progress = step / recipe.steps
-        if progress < recipe.drills[-1] or rng.random() < recipe.rehearsal:
-            yield _drills(chat, recipe, rng, progress)
-        else:
-            n_calls = int(rng.choice(len(CALLS), p=CALLS))
-            worlds = max(4, recipe.worlds // (n_calls + 1))
-            yield [_world_lessons(chat, recipe, rng, n_calls) for _ in range(worlds)]
+    if phase < 2 or rng.random() < recipe.rehearsal:
+        return _drills(chat, recipe, rng, phase)
+    n_calls = int(rng.choice(len(CALLS), p=CALLS))
+    worlds = max(4, recipe.worlds // (n_calls + 1))
+    return [_world_lessons(chat, recipe, rng, n_calls) for _ in range(worlds)]
 
 
-def _drills(chat: ChatFormat, recipe: Recipe, rng: np.random.Generator, progress: float) -> list[list[Trajectory]]:
+def _drills(chat: ChatFormat, recipe: Recipe, rng: np.random.Generator, phase: int) -> list[list[Trajectory]]:
     """Trajectories without system prompt, history and titles: all there is to learn is to read lists.
 
     The lists are of any length. Were they all as long, the policy would learn to copy from a fixed distance, and never
     to look for the number it wrote last. (Answers about short lists have fewer than ten numbers; the environment would
     not accept them, but nothing here asks it.)
     """
-    first = progress < recipe.drills[0]
-    n_calls, tools = (1, ORDERING) if first else (int(rng.integers(1, len(SCORING) + 1)), SCORING)
+    n_calls, tools = (1, ORDERING) if phase == 0 else (int(rng.integers(1, len(SCORING) + 1)), SCORING)
     start = chat.tokenizer.encode("<|im_start|>assistant\n", add_special_tokens=False)
     batch = []
     for _ in range(recipe.drill_tokens // (n_calls * (2 * N_CANDIDATES + 35) + 40)):
@@ -197,16 +197,27 @@ def pretrain(out: str | Path, recipe: Recipe | None = None) -> Path:
     steppers, log, start = optimizers(model, recipe), [], time.time()
     use_fp32_attention(model)
     model.train()
-    bar = tqdm(lessons(chat, recipe, rng), total=recipe.steps, desc="pre-training nano", mininterval=5)
-    for step, batch in enumerate(bar):
-        losses = train_step(model, steppers, batch, recipe, step)
-        log.append({"step": step + 1, "seconds": round(time.time() - start, 1), **losses})
-        bar.set_postfix(action_ce=f"{losses['action_ce']:.3f}", refresh=False)
+    phase = 0
+    bar = tqdm(range(recipe.steps), desc="pre-training nano", mininterval=5)
+    for step in bar:
+        losses = train_step(model, steppers, lesson(chat, recipe, rng, phase), recipe, step)
+        log.append({"step": step + 1, "phase": phase, "seconds": round(time.time() - start, 1), **losses})
+        bar.set_postfix(action_ce=f"{losses['action_ce']:.3f}", phase=phase, refresh=False)
+        phase += phase_is_over(log, recipe)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     write_log(out / "training_log.csv", log)
     write_card(out / "README.md", recipe, log, exam(model, chat))
     return out
+
+
+def phase_is_over(log: list[dict], recipe: Recipe, window: int = 20) -> bool:
+    """Whether the drills of the last row's phase have been learnt (mean over 20 steps), or have taken long enough."""
+    phase = log[-1]["phase"]
+    losses = [row["action_ce"] for row in log if row["phase"] == phase]
+    if phase == 2 or len(losses) < window:
+        return False
+    return float(np.mean(losses[-window:])) < recipe.learnt[phase] or len(losses) >= recipe.longest[phase]
 
 
 def train_step(model, steppers: list[torch.optim.Optimizer], batch, recipe: Recipe, step: int) -> dict[str, float]:
@@ -228,11 +239,11 @@ def write_log(path: Path, log: list[dict], every: int = 25) -> None:
     columns = ["action_ce", "observation_ce"]
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["step", "seconds", *columns])
+        writer.writerow(["step", "phase", "seconds", *columns])
         for i in range(every, len(log) + 1, every):
             part = log[i - every : i]
             means = (f"{np.mean([row[column] for row in part]):.4f}" for column in columns)
-            writer.writerow([part[-1]["step"], part[-1]["seconds"], *means])
+            writer.writerow([part[-1]["step"], part[-1]["phase"], part[-1]["seconds"], *means])
 
 
 def write_card(path: Path, recipe: Recipe, log: list[dict], marks: dict) -> None:
