@@ -10,7 +10,7 @@ from agenticrec_lite.agent.environment import RankingEnvironment
 from agenticrec_lite.agent.protocol import write_answer, write_call
 from agenticrec_lite.agent.rollout import Group, Sampling, rollout
 from agenticrec_lite.training.nano.worlds import random_world
-from agenticrec_lite.training.scoring import pad, predictor_states, token_logprobs
+from agenticrec_lite.training.scoring import length_buckets, pad, predictor_states, token_logprobs
 
 ANSWER = write_answer(list(range(1, 11)))
 
@@ -164,6 +164,10 @@ def test_an_observation_that_does_not_fit_ends_as_length(tiny, scripted):
 def test_prefix_shared_scoring_gives_the_log_probabilities_and_gradients_of_plain_scoring(tiny):
     model, chat = tiny
     played = rollout(model, chat, groups_of(chat), Sampling(1.0, 20), torch.Generator().manual_seed(2))
+    for i, t in enumerate(played):  # lengths 20, 14, 8, 2, 20, ...: several buckets, out of order
+        for values in (t.completion_ids, t.action_mask):
+            del values[20 - 6 * (i % 4) :]
+    assert len(length_buckets(torch.tensor([len(t.completion_ids) for t in played]))) == 4
     prompts, prompt_mask = pad([t.prompt_ids for t in played[::4]], 0, left=True)
     ids, mask = pad([t.completion_ids for t in played], 0)
     actions = pad([t.action_mask for t in played], 0)[0].bool()

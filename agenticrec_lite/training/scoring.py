@@ -49,16 +49,40 @@ def predictor_states(model, prompt_ids, prompt_mask, completion_ids, completion_
     prompt = decoder(
         prompt_ids, attention_mask=prompt_mask, position_ids=positions, past_key_values=cache, use_cache=True
     )
-    cache.batch_select_indices(group_of)
-    steps = torch.arange(completion_ids.shape[1], device=completion_ids.device)
-    rest = decoder(
-        completion_ids,
-        attention_mask=torch.cat([prompt_mask[group_of], completion_mask], 1),
-        position_ids=prompt_mask.sum(1)[group_of, None] + steps,
-        past_key_values=cache,
-        use_cache=True,
-    )
-    return torch.cat([prompt.last_hidden_state[group_of, -1:], rest.last_hidden_state[:, :-1]], 1)
+    lengths, parts = completion_mask.sum(1), []
+    buckets = length_buckets(lengths)
+    for rows in buckets:
+        groups, n = group_of[rows], int(lengths[rows].max())
+        rest = decoder(
+            completion_ids[rows, :n],
+            attention_mask=torch.cat([prompt_mask[groups], completion_mask[rows, :n]], 1),
+            position_ids=prompt_mask.sum(1)[groups, None] + torch.arange(n, device=rows.device),
+            past_key_values=_selected(cache, groups, decoder.config),
+            use_cache=True,
+        ).last_hidden_state
+        states = torch.cat([prompt.last_hidden_state[groups, -1:], rest[:, :-1]], 1)
+        parts.append(F.pad(states, (0, 0, 0, completion_ids.shape[1] - n)))
+    return torch.cat(parts)[torch.cat(buckets).argsort()]
+
+
+def length_buckets(lengths: torch.Tensor, least: float = 0.7) -> list[torch.Tensor]:
+    """Rows to run together, longest first: none shorter than `least` of the longest, so that little is padding."""
+    buckets: list[list[int]] = []
+    longest = 0
+    for row in lengths.argsort(descending=True, stable=True).tolist():
+        if not buckets or lengths[row] < least * longest:
+            buckets.append([])
+            longest = int(lengths[row])
+        buckets[-1].append(row)
+    return [torch.tensor(rows, device=lengths.device) for rows in buckets]
+
+
+def _selected(cache: DynamicCache, rows: torch.Tensor, config) -> DynamicCache:
+    """A new cache with (repeated) rows of another one."""
+    part = DynamicCache(config=config)
+    for i, layer in enumerate(cache.layers):
+        part.update(layer.keys[rows], layer.values[rows], i)
+    return part
 
 
 def _head(head, states, targets, temperature):
