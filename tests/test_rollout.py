@@ -164,7 +164,7 @@ def test_an_observation_that_does_not_fit_ends_as_length(tiny, scripted):
 def test_prefix_shared_scoring_gives_the_log_probabilities_and_gradients_of_plain_scoring(tiny):
     model, chat = tiny
     played = rollout(model, chat, groups_of(chat), Sampling(1.0, 20), torch.Generator().manual_seed(2))
-    for i, t in enumerate(played):  # lengths 20, 14, 8, 2, 20, ...: several buckets, out of order
+    for i, t in enumerate(played):  # lengths 20, 14, 8, 2, 20, ...: three buckets, out of order
         for values in (t.completion_ids, t.action_mask):
             del values[20 - 6 * (i % 4) :]
     assert len(length_buckets(torch.tensor([len(t.completion_ids) for t in played]))) == 4
