@@ -167,7 +167,7 @@ def test_prefix_shared_scoring_gives_the_log_probabilities_and_gradients_of_plai
     for i, t in enumerate(played):  # lengths 20, 14, 8, 2, 20, ...: three buckets, out of order
         for values in (t.completion_ids, t.action_mask):
             del values[20 - 6 * (i % 4) :]
-    assert len(length_buckets(torch.tensor([len(t.completion_ids) for t in played]))) == 4
+    assert len(length_buckets(torch.tensor([len(t.completion_ids) for t in played]))) == 3
     prompts, prompt_mask = pad([t.prompt_ids for t in played[::4]], 0, left=True)
     ids, mask = pad([t.completion_ids for t in played], 0)
     actions = pad([t.action_mask for t in played], 0)[0].bool()
