@@ -28,11 +28,11 @@ CALLS = (0.04, 0.22, 0.32, 0.24, 0.12, 0.06)  # probability of 0, 1, 2, ... call
 class Recipe:
     """Everything that decides the checkpoint."""
 
-    steps: int = 1400
+    steps: int = 1600
     learnt: tuple[float, float] = (0.11, 0.16)  # cross-entropy at which drills with one, with several lists are over
     longest: tuple[int, int] = (450, 250)  # steps after which they are over in any case
     rehearsal: float = 0.1  # share of drills among the worlds that come after
-    fuse: float = 0.25  # share of rankings by two of several lists
+    fuse: float = 0.0  # share of rankings by two lists in turn; a quarter was not learnt within an hour
     drill_tokens: int = 6000  # about, a step
     worlds: int = 16  # distinct prompts a step, divided by the number of turns, at least 4
     episodes: int = 4  # scripted trajectories a prompt; they share its forward pass
@@ -50,8 +50,8 @@ class Recipe:
 CARD = """# nano
 
 A policy of the Qwen3 architecture with its own byte-level BPE, pre-trained by this project on generated worlds only:
-random catalogues with random evidence. It speaks the text protocol, calls tools without preference, and can follow one
-list of scores or fuse several. It has never seen a film, a product or a user. Rebuild it with
+random catalogues with random evidence. It speaks the text protocol, calls tools without preference, and follows one of
+the lists of candidates it has been shown. It has never seen a film, a product or a user. Rebuild it with
 
     agenticrec pretrain-nano --out data/nano
 
@@ -129,14 +129,15 @@ def _drills(chat: ChatFormat, recipe: Recipe, rng: np.random.Generator, phase: i
     """Trajectories without system prompt, history and titles: all there is to learn is to read lists.
 
     The lists are of any length. Were they all as long, the policy would learn to copy from a fixed distance, and never
-    to look for the number it wrote last. (Answers about short lists have fewer than ten numbers; the environment would
-    not accept them, but nothing here asks it.)
+    to look for the number it wrote last; were short ones as frequent, it would seldom meet the high numbers. (Answers
+    about short lists have fewer than ten numbers; the environment would not accept them, but nothing here asks it.)
     """
     n_calls, tools = (1, ORDERING) if phase == 0 else (int(rng.integers(1, len(SCORING) + 1)), SCORING)
     start = chat.tokenizer.encode("<|im_start|>assistant\n", add_special_tokens=False)
     batch = []
     for _ in range(recipe.drill_tokens // (n_calls * (2 * N_CANDIDATES + 35) + 40)):
-        world = random_world(rng, longest=1, history=1, candidates=int(rng.integers(2, N_CANDIDATES + 1)))
+        length = max(2, int(np.ceil(N_CANDIDATES * rng.random() ** 0.5)))  # of any length, but long ones more often
+        world = random_world(rng, longest=1, history=1, candidates=length)
         turns = scripted_ranking(world, rng, n_calls, tools, recipe.fuse)
         batch.append([play(turns, replace(world, neighbours=0), chat, "rank", start)])
     return batch
