@@ -193,3 +193,20 @@ def test_prefix_shared_scoring_gives_the_log_probabilities_and_gradients_of_plai
     model.zero_grad()
     assert torch.allclose(shared, plain, atol=1e-5) and (entropies > 0).all()
     assert (gradient - expected).norm() / expected.norm() < 1e-4
+
+
+def test_the_same_gradient_comes_out_every_time(tiny):
+    """To the bit, with two threads: copies of a prompt add up their gradients in a fixed order."""
+    model, chat = tiny
+    prompts, prompt_mask = pad([groups_of(chat, 1, 1)[0].prompt_ids], 0)
+    ids = torch.randint(20, 400, (64, 8), generator=torch.Generator().manual_seed(5))
+    group_of = torch.zeros(64, dtype=torch.long)
+    gradients, threads = [], torch.get_num_threads()
+    torch.set_num_threads(2)
+    for _ in range(8):
+        model.zero_grad()
+        predictor_states(model, prompts, prompt_mask, ids, torch.ones_like(ids), group_of).square().sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    torch.set_num_threads(threads)
+    model.zero_grad()
+    assert all(torch.equal(gradients[0], gradient) for gradient in gradients)

@@ -60,7 +60,7 @@ def predictor_states(model, prompt_ids, prompt_mask, completion_ids, completion_
             past_key_values=_selected(cache, groups, decoder.config),
             use_cache=True,
         ).last_hidden_state
-        states = torch.cat([prompt.last_hidden_state[groups, -1:], rest[:, :-1]], 1)
+        states = torch.cat([prompt.last_hidden_state[:, -1:].index_select(0, groups), rest[:, :-1]], 1)
         parts.append(F.pad(states, (0, 0, 0, completion_ids.shape[1] - n)))
     return torch.cat(parts)[torch.cat(buckets).argsort()]
 
@@ -78,10 +78,14 @@ def length_buckets(lengths: torch.Tensor, least: float = 0.7) -> list[torch.Tens
 
 
 def _selected(cache: DynamicCache, rows: torch.Tensor, config) -> DynamicCache:
-    """A new cache with (repeated) rows of another one."""
+    """A new cache with (repeated) rows of another one.
+
+    By index_select: the gradient of plain indexing adds up repeated rows in whatever order threads come, and two runs
+    of one seed would part.
+    """
     part = DynamicCache(config=config)
     for i, layer in enumerate(cache.layers):
-        part.update(layer.keys[rows], layer.values[rows], i)
+        part.update(layer.keys.index_select(0, rows), layer.values.index_select(0, rows), i)
     return part
 
 
