@@ -23,15 +23,15 @@ class SlotLayer(DynamicLayer):
             self.keys = self.values = key.new_empty(*key.shape[:2], 0, key.shape[-1])
         if self.used > self.keys.shape[2]:
             grown = (self.used + _BLOCK - 1) // _BLOCK * _BLOCK
-            self.keys, self.values = (_grow(buffer, key.shape, grown) for buffer in (self.keys, self.values))
+            self.keys, self.values = (_grow(buffer, grown) for buffer in (self.keys, self.values))
         rows = torch.arange(len(key), device=key.device)[:, None]
         self.keys[rows, :, self.slots] = key.transpose(1, 2)
         self.values[rows, :, self.slots] = value.transpose(1, 2)
         return self.keys[:, :, : self.used], self.values[:, :, : self.used]
 
 
-def _grow(buffer: torch.Tensor, shape: torch.Size, capacity: int) -> torch.Tensor:
-    grown = buffer.new_zeros(shape[0], shape[1], capacity, shape[3])
+def _grow(buffer: torch.Tensor, capacity: int) -> torch.Tensor:
+    grown = buffer.new_zeros(*buffer.shape[:2], capacity, buffer.shape[3])
     grown[:, :, : buffer.shape[2]] = buffer
     return grown
 
@@ -68,5 +68,5 @@ class SlotCache(Cache):
         """Bring rows that were taken back to their places."""
         for mine, theirs in zip(self.layers, part.layers, strict=True):
             if theirs.keys.shape[2] > mine.keys.shape[2]:
-                mine.keys, mine.values = (_grow(b, b.shape, theirs.keys.shape[2]) for b in (mine.keys, mine.values))
+                mine.keys, mine.values = (_grow(b, theirs.keys.shape[2]) for b in (mine.keys, mine.values))
             mine.keys[rows], mine.values[rows] = theirs.keys, theirs.values

@@ -141,13 +141,14 @@ class _Batch:
         tokens = torch.zeros(n, limit, dtype=torch.long, device=self.device)
         logprobs = torch.zeros(n, limit, device=self.device)
         counts = torch.full((n,), limit, device=self.device)
-        writing = torch.arange(n, device=self.device)  # the rows in `cache`, some of which may have ended
+        writing = torch.arange(n, device=self.device)  # the rows in `cache`
+        going = torch.ones(n, dtype=torch.bool, device=self.device)  # which of them have not ended
         cache, logits = self.cache, self.logits
         for i in range(limit):
             tokens[writing, i], logprobs[writing, i] = self._choose(logits)
-            going = tokens[writing, i] != end
-            counts[writing] = counts[writing].where(going | (counts[writing] < limit), i + 1)
-            going &= counts[writing] == limit
+            ended = going & (tokens[writing, i] == end)
+            counts[writing[ended]] = i + 1
+            going = going & ~ended
             if i == limit - 1 or not going.any():
                 break
             if going.sum() <= len(writing) // 2:

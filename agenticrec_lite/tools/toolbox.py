@@ -55,7 +55,6 @@ class Toolbox:
         popularity, itemknn = Popularity().fit(past, log.n_items), ItemKNN().fit(past, log.n_items)
         sasrec = SASRec().fit(past, log.n_items, seed)
         sequences = [group.tolist() for _, group in past.groupby("user")["item"]]
-        vectors = sasrec.encode(sequences)
         taken = np.zeros((len(sequences), log.n_items), dtype=np.float32)
         for row, sequence in zip(taken, sequences, strict=True):
             row[sequence] = 1
@@ -64,7 +63,7 @@ class Toolbox:
             popularity=popularity,
             itemknn=itemknn,
             sasrec=sasrec,
-            user_vectors=vectors / np.linalg.norm(vectors, axis=1, keepdims=True),
+            user_vectors=unit_length(sasrec.encode(sequences)),
             taken=taken,
             latest=[sequence[:-4:-1] for sequence in sequences],
             neighbours=neighbours,
@@ -73,8 +72,7 @@ class Toolbox:
     @cached_property
     def item_vectors(self) -> np.ndarray:
         """Unit-length SASRec embedding of each item [n_items, d]."""
-        embeddings = self.sasrec.item_embeddings
-        return embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-9)
+        return unit_length(self.sasrec.item_embeddings)
 
     def contexts(self, tasks: Sequence[RankingTask]) -> list[TaskContext]:
         """The context of each task, from its given history alone (the user need not be known)."""
@@ -82,8 +80,7 @@ class Toolbox:
             return []
         histories = [task.history for task in tasks]
         wanted = self.sasrec.score(histories, [task.candidates for task in tasks])
-        vectors = self.sasrec.encode(histories)
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors = unit_length(self.sasrec.encode(histories))
         return [
             TaskContext(
                 history=[self.cards[item] for item in task.history],
@@ -142,6 +139,11 @@ class FittedCollaborative:
         """Of every item in the catalogue to the given ones: co-occurrence and embedding cosine [n_items]."""
         vectors = self.toolbox.item_vectors
         return self.toolbox.itemknn.similarity[:, items].sum(1), vectors @ vectors[items].sum(0)
+
+
+def unit_length(vectors: np.ndarray) -> np.ndarray:
+    """Rows [n, d] divided by their Euclidean length; a row of zeros stays one."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
 
 
 def item_cards(log: InteractionLog, past: pd.DataFrame) -> list[ItemCard]:

@@ -130,8 +130,7 @@ class ListwiseGRPOTrainer(GRPOTrainer):
         for trajectory, advantage, drop in zip(self.trajectories, advantages, rows_dropped, strict=True):
             trajectory.advantage, trajectory.dropped = float(advantage), bool(drop)
         batch["advantages"] = torch.tensor(advantages, dtype=torch.float32, device=batch["advantages"].device)
-        taught = torch.tensor(~rows_dropped & (advantages != 0), device=batch["tool_mask"].device)
-        batch["tool_mask"] = batch["tool_mask"] * taught[:, None]
+        batch["tool_mask"] = batch["tool_mask"] * (batch["advantages"] != 0)[:, None]
         return batch
 
     def _prepare_inputs(self, generation_batch):

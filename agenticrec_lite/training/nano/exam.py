@@ -20,7 +20,7 @@ _SOURCE = re.compile(r"similar users|similar items|similarity to (h?\d+)")
 def declared_sources(trajectory: Trajectory) -> list[str]:
     """The evidence that the last thought says the answer follows or fuses."""
     thoughts = [step.text for step in trajectory.steps if step.kind == "think"]
-    return list(dict.fromkeys(match[0] for match in _SOURCE.finditer(thoughts[-1]))) if thoughts else []
+    return [match[0] for match in _SOURCE.finditer(thoughts[-1])] if thoughts else []
 
 
 def declared_ranking(trajectory: Trajectory, context: TaskContext) -> list[int] | None:
