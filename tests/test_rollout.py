@@ -125,11 +125,11 @@ def test_batching_changes_nothing(tiny):
 
 
 class Patient(RankingEnvironment):
-    """Takes whatever it is told, four times."""
+    """Takes whatever it is told, `max_calls` times."""
 
     def step(self, text):
         self.n_calls += 1
-        if self.n_calls == 4:
+        if self.n_calls == self.max_calls:
             self.outcome = "bad_turn"
             return None
         return "again " * self.n_calls
@@ -144,7 +144,7 @@ def test_rows_that_write_on_alone_come_back_exact(tiny, monkeypatch):
     likelier = lambda module, args, logits: logits + 5.0 * (torch.arange(logits.shape[-1]) == chat.end_of_turn)  # noqa: E731
     groups = groups_of(chat, 2, 8)
     for group in groups:
-        group.environments = [Patient(e.context) for e in group.environments]
+        group.environments = [Patient(e.context, max_calls=4) for e in group.environments]
     with model.lm_head.register_forward_hook(likelier):
         played = rollout(model, chat, groups, Sampling(1.0, 60), torch.Generator().manual_seed(4))
         assert len(returned) > 4 and len(set(returned)) > 2 and max(t.n_calls for t in played) == 4
@@ -152,6 +152,25 @@ def test_rows_that_write_on_alone_come_back_exact(tiny, monkeypatch):
             mask = torch.tensor(trajectory.action_mask) == 1
             exact = plain_logprobs(model, trajectory)[mask]
             assert torch.allclose(exact, torch.tensor(trajectory.logprobs)[mask], atol=1e-4)
+
+
+def test_waiting_groups_take_the_places_of_those_that_have_ended(tiny, monkeypatch):
+    model, chat = tiny
+    beside = []  # rows alive when others are admitted
+    admit = engine._Batch.admit
+    monkeypatch.setattr(engine._Batch, "admit", lambda self, g: (beside.append(len(self.rows)), admit(self, g)))
+    likelier = lambda module, args, logits: logits + 9.0 * (torch.arange(logits.shape[-1]) == chat.end_of_turn)  # noqa: E731
+    played = []
+    with model.lm_head.register_forward_hook(likelier):
+        for rows in (4, 64):
+            groups = groups_of(chat, 12, 1)
+            for i, group in enumerate(groups):
+                group.environments = [Patient(group.environments[0].context, max_calls=1 + i % 5)]
+            played.append(rollout(model, chat, groups, Sampling(0, 20, batch_rows=rows)))
+    assert beside.count(0) == 2 and max(beside) == 3  # both began with no row; the first never ran empty again
+    assert [t.n_calls for t in played[0]] == [1 + i % 5 for i in range(12)]
+    assert [t.task_id for t in played[0]] == [f"w{i}" for i in range(12)] and played[0][-1].group == 11
+    assert [t.completion_ids for t in played[0]] == [t.completion_ids for t in played[1]]
 
 
 def test_an_observation_that_does_not_fit_ends_as_length(tiny, scripted):

@@ -56,6 +56,15 @@ class SlotCache(Cache):
         for layer in self.layers:
             layer.keys, layer.values = layer.keys[rows], layer.values[rows]
 
+    def join(self, other: "SlotCache") -> None:
+        """Add the other cache's rows after these."""
+        for mine, theirs in zip(self.layers, other.layers, strict=True):
+            mine.used, capacity = max(mine.used, theirs.used), max(mine.keys.shape[2], theirs.keys.shape[2])
+            mine.keys, mine.values = (
+                torch.cat([_grow(a, capacity), _grow(b, capacity)])
+                for a, b in ((mine.keys, theirs.keys), (mine.values, theirs.values))
+            )
+
     def take(self, rows: torch.Tensor) -> "SlotCache":
         """A copy of some rows, to go on with these alone for a while."""
         part = SlotCache(len(self.layers))

@@ -3,6 +3,7 @@
 The cache (agent/cache.py) gives every row its own length, so that ragged batches are exact.
 """
 
+from collections import deque
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -55,38 +56,44 @@ class Sampling:
 class _Batch:
     """Trajectories that are decoded together, and the cache they share."""
 
-    def __init__(
-        self, model: PreTrainedModel, chat: ChatFormat, groups: Sequence[Group], sampling: Sampling, generator
-    ):
+    def __init__(self, model: PreTrainedModel, chat: ChatFormat, sampling: Sampling, generator):
         self.decoder, self.head = model.get_decoder(), model.get_output_embeddings()
         self.chat, self.sampling, self.generator, self.device = chat, sampling, generator, model.device
-        self.environments = [e for group in groups for e in group.environments]
-        self.trajectories = [
-            Trajectory(group.task_id, g, e.question, group.prompt_ids)
+        self.environments: list[RankingEnvironment] = []
+        self.trajectories: list[Trajectory] = []
+        self.rows: list[int] = []  # trajectories alive, in cache order; `lengths` is how many tokens each has there
+
+    def admit(self, groups: Sequence[Group]) -> None:
+        """Run every prompt once, and let a copy for each of its rollouts join."""
+        start, first = len(self.trajectories), self.trajectories[-1].group + 1 if self.trajectories else 0
+        self.environments += [e for group in groups for e in group.environments]
+        self.trajectories += [
+            Trajectory(group.task_id, first + g, e.question, group.prompt_ids)
             for g, group in enumerate(groups)
             for e in group.environments
         ]
-        self.cache = SlotCache(self.decoder.config.num_hidden_layers)
-        self.rows = list(range(len(self.trajectories)))  # trajectories alive, in cache order
-        self.lengths = torch.zeros(len(groups), dtype=torch.long, device=self.device)  # tokens in the cache, per row
-        self.logits = self._feed([group.prompt_ids for group in groups])
+        cache = SlotCache(self.decoder.config.num_hidden_layers)
+        empty = torch.zeros(len(groups), dtype=torch.long, device=self.device)
+        logits, lengths = self._feed([group.prompt_ids for group in groups], cache, empty)
         copies = torch.tensor([g for g, group in enumerate(groups) for _ in group.environments], device=self.device)
-        self._keep(copies)
-        self.logits = self.logits[copies]
+        cache.select(copies)
+        logits, lengths = logits[copies], lengths[copies]
+        if self.rows:
+            self.cache.join(cache)
+            self.logits, self.lengths = torch.cat([self.logits, logits]), torch.cat([self.lengths, lengths])
+        else:
+            self.cache, self.logits, self.lengths = cache, logits, lengths
+        self.rows += range(start, len(self.trajectories))
 
-    def _keep(self, rows: torch.Tensor) -> None:
-        self.cache.select(rows)
-        self.lengths = self.lengths[rows]
-
-    def _feed(self, blocks: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Run a ragged block of tokens through the model; logits after each row's last token [B, V]."""
+    def _feed(self, blocks: Sequence[Sequence[int]], cache: SlotCache, lengths: torch.Tensor):
+        """Run a ragged block of tokens through the model; logits after each row's last token [B, V], new lengths."""
         counts = torch.tensor([len(block) for block in blocks], device=self.device)
         ids = torch.zeros(len(blocks), int(counts.max()), dtype=torch.long, device=self.device)
         for i, block in enumerate(blocks):
             ids[i, : len(block)] = torch.tensor(block)
-        states = self._forward(ids, self.cache, self.lengths)
-        self.lengths = self.lengths + counts
-        return self.head(states[torch.arange(len(blocks), device=self.device), counts - 1]).float()
+        states = self._forward(ids, cache, lengths)
+        last = states[torch.arange(len(blocks), device=self.device), counts - 1]
+        return self.head(last).float(), lengths + counts
 
     def _forward(self, ids: torch.Tensor, cache: SlotCache, lengths: torch.Tensor) -> torch.Tensor:
         positions = lengths[:, None] + torch.arange(ids.shape[1], device=self.device)
@@ -129,8 +136,9 @@ class _Batch:
                 kept.append(r)
         self.rows = [self.rows[r] for r in kept]
         if kept:
-            self._keep(torch.tensor(kept, device=self.device))
-            self.logits = self._feed(blocks)
+            rows = torch.tensor(kept, device=self.device)
+            self.cache.select(rows)
+            self.logits, self.lengths = self._feed(blocks, self.cache, self.lengths[rows])
 
     def _write_turn(self) -> tuple[list[list[int]], list[list[float]], list[int]]:
         """Decode until every row has ended its turn; tokens, log-probabilities and turn lengths per row.
@@ -210,32 +218,29 @@ def rollout(
     model = model.get_base_model() if hasattr(model, "peft_config") else model
     training = model.training
     model.eval()
-    trajectories: list[Trajectory] = []
-    bar = tqdm(total=len(groups), desc=progress, disable=progress is None, leave=False)
+    batch, waiting = _Batch(model, chat, sampling, generator), deque(groups)
+    bar = tqdm(total=sum(len(g.environments) for g in groups), desc=progress, disable=progress is None, leave=False)
     try:
         with bar, folded(model) if sampling.fold else nullcontext():
-            for part in _parts(groups, sampling.batch_rows):
-                batch = _Batch(model, chat, part, sampling, generator)
-                while batch.rows:
-                    batch.turn()
-                done = len(trajectories) and trajectories[-1].group + 1
-                for trajectory in batch.finish():
-                    trajectory.group += done
-                    trajectories.append(trajectory)
-                bar.update(len(part))
+            while batch.rows or waiting:
+                if admitted := _fitting(waiting, sampling.batch_rows, len(batch.rows)):
+                    batch.admit(admitted)
+                batch.turn()
+                bar.update(len(batch.trajectories) - len(batch.rows) - bar.n)
     finally:
         model.train(training)
-    return trajectories
+    return batch.finish()
 
 
-def _parts(groups: Sequence[Group], rows: int) -> list[list[Group]]:
-    """Consecutive groups of at most `rows` rollouts together; a group is never split."""
-    parts: list[list[Group]] = []
-    size = rows + 1
-    for group in groups:
-        if size + len(group.environments) > rows:
-            parts.append([])
-            size = 0
-        parts[-1].append(group)
-        size += len(group.environments)
-    return parts
+def _fitting(waiting: deque[Group], rows: int, taken: int) -> list[Group]:
+    """Take the next groups that fit beside the rows taken, once a quarter is free; one at least when all are.
+
+    Waiting for a quarter keeps prompts running in batches, and the cache from being copied for every single row.
+    """
+    fitting: list[Group] = []
+    if taken > rows * 3 // 4:
+        return fitting
+    while waiting and (taken == 0 or taken + len(waiting[0].environments) <= rows):
+        fitting.append(waiting.popleft())
+        taken += len(fitting[-1].environments)
+    return fitting
