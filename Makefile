@@ -10,7 +10,7 @@ STAMP := .venv/.installed-$(KEY)
 
 SHELL := /bin/bash
 
-.PHONY: demo test test-all test-long lint install clean
+.PHONY: demo test test-all test-long bench notebooks lint install clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -27,6 +27,14 @@ test test-all: lint
 
 test-long: $(STAMP)
 	$(PY) -m pytest -m long tests
+
+# About 40 minutes on an otherwise idle machine; writes runs/bench/bench.json.
+bench: $(STAMP)
+	$(PY) -m benchmarks.bench
+
+# Executes the committed notebooks anew, in place.
+notebooks: $(STAMP)
+	$(PY) .ci/execute_notebooks.py $(NOTEBOOK)
 
 lint: $(STAMP)
 	$(PY) -m ruff check .

@@ -1,0 +1,59 @@
+"""Executes notebooks top to bottom and writes them back as they are committed: `make notebooks`.
+
+A progress bar is kept as its last line of text: a widget's state would show only where widgets can run.
+"""
+
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+import papermill
+
+WIDGET, STATE = "application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json"
+LOCAL_PATH = re.compile(r"(?<![\w.~$}<])/(?:work|root|tmp|opt|home/\w+|Users/\w+)(?:/|\b)")
+
+
+def bar_text(widgets: dict, model_id: str) -> str | None:
+    """The last line of a tqdm bar: its description, share, and counts. None if it was cleared."""
+    state = widgets[model_id]["state"]
+    layout = widgets.get(state.get("layout", "").removeprefix("IPY_MODEL_"), {"state": {}})["state"]
+    if layout.get("display") == "none" or layout.get("visibility") == "hidden":
+        return None
+    parts = [widgets[child.removeprefix("IPY_MODEL_")]["state"] for child in state.get("children", [])]
+    return " ".join(str(part["value"]).strip() for part in parts if isinstance(part.get("value"), str))
+
+
+def clean(notebook: nbformat.NotebookNode) -> None:
+    """Widgets become text; what papermill and the clock added goes."""
+    widgets = notebook.metadata.pop("widgets", {}).get(STATE, {"state": {}})["state"]
+    notebook.metadata = {name: notebook.metadata[name] for name in ("kernelspec", "language_info")}
+    for cell in notebook.cells:
+        cell.metadata = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
+        for output in list(cell.get("outputs", [])):
+            if WIDGET in output.get("data", {}):
+                text = bar_text(widgets, output["data"][WIDGET]["model_id"])
+                output["data"] = {"text/plain": text or ""}
+                if text is None:
+                    cell.outputs.remove(output)
+            elif output.output_type == "stream" and output.name == "stderr":
+                cell.outputs.remove(output)
+
+
+def execute(path: Path) -> None:
+    """Run one notebook in its folder, and replace it when all went well."""
+    with tempfile.TemporaryDirectory() as scratch:
+        ran = f"{scratch}/{path.name}"
+        papermill.execute_notebook(str(path), ran, cwd=str(path.parent), kernel_name="python3", progress_bar=True)
+        notebook = nbformat.read(ran, as_version=4)
+    clean(notebook)
+    text = nbformat.writes(notebook)
+    if found := LOCAL_PATH.search(text):
+        sys.exit(f"{path.name}: an output names a path of this machine, {found.group()}")
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        execute(Path(name))

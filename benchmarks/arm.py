@@ -1,0 +1,154 @@
+"""One measurement in a process of its own: `python -m benchmarks.arm ARM MODE MODEL FOLDER OUT`.
+
+ARM is "stock" or "ours". MODE is
+    live     whole training steps, greedy rollouts: seconds of rollouts and of updates
+    update   updates only, on the trajectories in FOLDER/replay.json: peak memory and the gradient
+    exact    (ours) the same gradient in float64, each trajectory scored whole and alone
+    greedy   64 greedy trajectories: their tokens
+    flat     60 whole steps (ours): the peak memory after each
+"""
+
+import json
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from agenticrec_lite.agent.prompts import ChatFormat
+from agenticrec_lite.agent.rollout import Group, Sampling, rollout
+from agenticrec_lite.agent.trajectory import Trajectory
+from agenticrec_lite.rewards import group_advantages
+from benchmarks import arms
+from benchmarks.workload import (
+    GROUP,
+    MAX_CALLS,
+    MAX_COMPLETION,
+    SIZES,
+    agent,
+    load,
+    pin_threads,
+    questions,
+    settings,
+    worlds,
+)
+
+N_GREEDY = 64
+FEW_CALLS = 1  # in every other part of the greedy check, so that some trajectories end by their budget
+
+
+def main(arm: str, mode: str, model: str, folder: str, out: str) -> None:
+    pin_threads()
+    policy = load(model, Path(folder))
+    with tempfile.TemporaryDirectory() as scratch:
+        result = {"live": live, "update": update, "exact": exact, "greedy": greedy, "flat": flat}[mode](
+            arm, model, policy, Path(folder), Path(scratch), Path(out)
+        )
+    Path(out).write_text(json.dumps(result))
+
+
+def _trainer(arm: str, policy, asked, how: dict, limits: dict, scratch: Path, replay=None):
+    return getattr(arms, arm)(policy, asked, how, limits, scratch, replay)
+
+
+def live(arm, model, policy, folder, scratch, out) -> dict:
+    """Whole steps, as training does them."""
+    size = SIZES[model]
+    chat = ChatFormat.of(policy.tokenizer, brief=True)
+    asked = questions(worlds(chat, size.steps * size.tasks, size.prompt, seed=1))
+    trainer = _trainer(arm, policy, asked, settings(size), agent(), scratch)
+    trainer.train()
+    clock = trainer.clock
+    return {"rollout": clock.rollout, "update": clock.update, "peak_mb": arms.peak_mb()}
+
+
+def update(arm, model, policy, folder, scratch, out) -> dict:
+    """The update alone, on given trajectories."""
+    size = SIZES[model]
+    replay = [Trajectory(**row) for row in json.loads((folder / "replay.json").read_text())]
+    chat = ChatFormat.of(policy.tokenizer, brief=True)
+    asked = questions(worlds(chat, size.tasks, size.prompt, seed=1))
+    trainer = _trainer(arm, policy, asked, settings(size, steps=1), agent(), scratch, replay)
+    loaded = arms.forget_peak()
+    trainer.train()
+    save_file(trainer.clock.grads, out.with_suffix(".safetensors"))
+    return {"update": trainer.clock.update, "above_loaded_mb": arms.peak_mb() - loaded, "loaded_mb": loaded}
+
+
+def exact(arm, model, policy, folder, scratch, out) -> dict:
+    """The update's gradient without batches, padding, shared prompts or single precision: what both arms aim at."""
+    replay = [Trajectory(**row) for row in json.loads((folder / "replay.json").read_text())]
+    draw = arms.rewards(0)
+    advantages, _ = group_advantages([draw() for _ in replay], GROUP)
+    policy.model.double().train()
+    for trajectory, advantage in zip(replay, advantages, strict=True):
+        ids = torch.tensor([trajectory.prompt_ids + trajectory.completion_ids])
+        start = len(trajectory.prompt_ids)
+        logprobs = policy.model(ids).logits[0, start - 1 : -1].log_softmax(-1)
+        chosen = logprobs.gather(1, ids[0, start:, None])[:, 0] * torch.tensor(trajectory.action_mask)
+        (-float(advantage) / (len(replay) * MAX_COMPLETION) * chosen.sum()).backward()
+    grads = {n: p.grad for n, p in policy.model.named_parameters() if p.grad is not None}
+    save_file(grads, out.with_suffix(".safetensors"))
+    return {}
+
+
+def greedy(arm, model, policy, folder, scratch, out) -> dict:
+    """Tokens of 64 greedy trajectories; in every eighth task the collaborative tools fail."""
+    size = SIZES[model]
+    chat = ChatFormat.of(policy.tokenizer, brief=True)
+    asked = questions(worlds(chat, N_GREEDY, size.prompt, seed=2, broken=8))
+    parts = [(asked[i : i + 16], (MAX_CALLS, FEW_CALLS)[i // 16 % 2]) for i in range(0, N_GREEDY, 16)]
+    if arm == "stock":
+        trainer = _trainer(arm, policy, asked, settings(size), agent(), scratch)
+        return {"rows": [row for part, budget in parts for row in arms.greedy(trainer, part, budget)]}
+    groups = [
+        Group(q.task_id, chat.prompt_ids(q.context), arms.environments([q], budget))
+        for part, budget in parts
+        for q in part
+    ]
+    played = rollout(policy.model, chat, groups, Sampling.of(agent(), 0.0), progress="greedy")
+    return {
+        "rows": [(t.prompt_ids, t.completion_ids) for t in played],
+        "outcomes": [t.outcome for t in played],
+        "calls": [t.n_calls for t in played],
+        "errors": sum("Error:" in s.text for t in played for s in t.steps if s.kind == "observation"),
+    }
+
+
+def flat(arm, model, policy, folder, scratch, out, steps: int = 60) -> dict:
+    """Peak memory after each of many steps."""
+    size = SIZES[model]
+    chat = ChatFormat.of(policy.tokenizer, brief=True)
+    asked = questions(worlds(chat, steps * size.tasks, size.prompt, seed=3))
+    trainer = _trainer("ours", policy, asked, settings(size, steps), agent(), scratch)
+    peaks: list[float] = []
+    trainer.clock.on_log = lambda *_, **__: peaks.append(arms.peak_mb())
+    trainer.train()
+    return {"peaks_mb": peaks}
+
+
+def record_replay(model: str, folder: Path) -> dict:
+    """Sampled trajectories for the update measurement (the gradients of greedy copies would cancel)."""
+    size = SIZES[model]
+    policy = load(model, folder)
+    chat = ChatFormat.of(policy.tokenizer, brief=True)
+    asked = questions(worlds(chat, size.tasks, size.prompt, seed=1))
+    groups = [
+        Group(q.task_id, chat.prompt_ids(q.context), arms.environments([q] * GROUP, agent()["max_calls"]))
+        for q in asked
+    ]
+    generator = torch.Generator().manual_seed(0)
+    played = rollout(policy.model, chat, groups, Sampling.of(agent(), 1.0), generator, progress="replay")
+    (folder / "replay.json").write_text(json.dumps([asdict(t) | {"steps": []} for t in played]))
+    return {
+        "calls": sum(t.n_calls for t in played) / len(played),
+        "prompt_tokens": sum(len(t.prompt_ids) for t in played) / len(played),
+        "completion_tokens": sum(len(t.completion_ids) for t in played) / len(played),
+        "action_tokens": sum(sum(t.action_mask) for t in played) / len(played),
+    }
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,113 @@
+"""The work that both arms of the benchmark do: model, tasks, tools, limits and rewards."""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from agenticrec_lite.agent.prompts import ChatFormat
+from agenticrec_lite.policy import Policy, add_adapter, load_policy
+from agenticrec_lite.tools import Evidence, TaskContext
+from agenticrec_lite.tools.context import ToolError
+from agenticrec_lite.training.grpo import Question
+from agenticrec_lite.training.nano.worlds import random_world
+
+MAX_TURN, MAX_COMPLETION, MAX_CALLS, GROUP = 160, 1400, 4, 8
+LORA = {"r": 16, "alpha": 32, "targets": "all-linear"}
+
+# Role tool and tool calls both rendered, and nothing else: what stock trl asks of a template. Both arms use it.
+TEMPLATE = """{% for m in messages %}<|im_start|>{{ m.role }}
+{% if m.role == 'tool' %}OPEN{{ m.content }}CLOSE{% else %}{{ m.content }}{% for call in m.tool_calls or [] %}\
+<tool_call>{{ call.function | tojson }}</tool_call>{% endfor %}{% endif %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much work one run is: steps of `tasks` x GROUP trajectories, `micro` groups scored together."""
+
+    steps: int
+    tasks: int
+    micro: int
+    prompt: tuple[int, int]  # shortest and longest prompt in tokens
+
+
+SIZES = {
+    "nano": Size(steps=3, tasks=8, micro=4, prompt=(400, 600)),
+    "smollm2-135m": Size(steps=1, tasks=2, micro=1, prompt=(450, 700)),
+}
+
+
+class Broken:
+    """Collaborative knowledge that is out of order: every question is an error."""
+
+    def similar_users(self) -> Evidence:
+        raise ToolError("the service is down.")
+
+    def similar_items(self, place) -> Evidence:
+        raise ToolError("the service is down.")
+
+
+def pin_threads() -> None:
+    """As many threads as the machine has cores, in every arm alike."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+
+
+def load(model: str, folder: Path, dtype: str = "float32") -> Policy:
+    """The policy of a benchmark, unquantised, with a LoRA adapter whose B is not zero (else A has no gradient)."""
+    if model == "nano":
+        settings = {"id": "nano", "quantize": "none", "dtype": dtype, "brief": True, "lora": LORA}
+        torch.manual_seed(0)
+        policy = load_policy(settings)
+        for name, parameter in policy.model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=1e-4)
+    else:
+        base = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=getattr(torch, dtype))
+        policy = Policy(add_adapter(base, LORA, folder / "adapter"), AutoTokenizer.from_pretrained(folder / "base"))
+    return replace(policy, tokenizer=with_template(policy.tokenizer), brief=True)
+
+
+def with_template(tokenizer):
+    """The tokenizer with the template above; observations in tags if these are tokens of their own."""
+    tags = "<observation>" in tokenizer.get_vocab()
+    opening, closing = ("<observation>", "</observation>") if tags else ("", "")
+    tokenizer.chat_template = TEMPLATE.replace("OPEN", opening).replace("CLOSE", closing)
+    return tokenizer
+
+
+def worlds(chat: ChatFormat, n: int, prompt: tuple[int, int], seed: int, broken: int = 0) -> list[TaskContext]:
+    """Generated tasks whose prompts have about the wanted length; in every `broken`-th the collaborative tools fail."""
+    rng = np.random.default_rng(seed)
+    found: list[TaskContext] = []
+    while len(found) < n:
+        world = random_world(rng, longest=int(rng.integers(2, 8)))
+        if prompt[0] <= len(chat.prompt_ids(world)) <= prompt[1]:
+            out_of_order = broken and len(found) % broken == broken - 1
+            found.append(replace(world, collaborative=Broken()) if out_of_order else world)
+    return found
+
+
+def questions(contexts: list[TaskContext]) -> list[Question]:
+    """What is trained on: the right answer does not matter here, rewards are drawn."""
+    return [Question(f"world{i}", context, "rank", 1) for i, context in enumerate(contexts)]
+
+
+def settings(size: Size, steps: int | None = None) -> dict:
+    """A stage's section as a profile has it. The rate is 0: every step costs the same, and does the same."""
+    return {
+        "steps": steps or size.steps, "tasks_per_step": size.tasks, "group_size": GROUP, "micro_groups": size.micro,
+        "learning_rate": 0.0, "warmup_steps": 0, "temperature": 1.0,
+    }  # fmt: skip
+
+
+def agent(batch_rows: int = 64, max_calls: int = MAX_CALLS) -> dict:
+    """The agent's section as a profile has it."""
+    return {
+        "max_calls": max_calls, "max_turn_tokens": MAX_TURN, "max_completion_tokens": MAX_COMPLETION,
+        "batch_rows": batch_rows, "fold": True,
+    }  # fmt: skip
