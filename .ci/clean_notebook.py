@@ -1,15 +1,14 @@
-"""Executes notebooks top to bottom and writes them back as they are committed: `make notebooks`.
+"""Writes an executed notebook as it is committed: `make notebooks`.
 
 A progress bar is kept as its last line of text: a widget's state would show only where widgets can run.
 """
 
+import html
 import re
 import sys
-import tempfile
 from pathlib import Path
 
 import nbformat
-import papermill
 
 WIDGET, STATE = "application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json"
 LOCAL_PATH = re.compile(r"(?<![\w.~$}<])/(?:work|root|tmp|opt|home/\w+|Users/\w+)(?:/|\b)")
@@ -22,7 +21,8 @@ def bar_text(widgets: dict, model_id: str) -> str | None:
     if layout.get("display") == "none" or layout.get("visibility") == "hidden":
         return None
     parts = [widgets[child.removeprefix("IPY_MODEL_")]["state"] for child in state.get("children", [])]
-    return " ".join(str(part["value"]).strip() for part in parts if isinstance(part.get("value"), str))
+    text = " ".join(part["value"].strip() for part in parts if isinstance(part.get("value"), str))
+    return " ".join(html.unescape(text).split())
 
 
 def clean(notebook: nbformat.NotebookNode) -> None:
@@ -41,19 +41,11 @@ def clean(notebook: nbformat.NotebookNode) -> None:
                 cell.outputs.remove(output)
 
 
-def execute(path: Path) -> None:
-    """Run one notebook in its folder, and replace it when all went well."""
-    with tempfile.TemporaryDirectory() as scratch:
-        ran = f"{scratch}/{path.name}"
-        papermill.execute_notebook(str(path), ran, cwd=str(path.parent), kernel_name="python3", progress_bar=True)
-        notebook = nbformat.read(ran, as_version=4)
+if __name__ == "__main__":
+    executed, committed = sys.argv[1:]
+    notebook = nbformat.read(executed, as_version=4)
     clean(notebook)
     text = nbformat.writes(notebook)
     if found := LOCAL_PATH.search(text):
-        sys.exit(f"{path.name}: an output names a path of this machine, {found.group()}")
-    path.write_text(text + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        execute(Path(name))
+        sys.exit(f"{executed}: an output names a path of this machine, {found.group()}")
+    Path(committed).write_text(text.rstrip("\n") + "\n", encoding="utf-8")

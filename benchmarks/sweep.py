@@ -1,0 +1,120 @@
+"""What a training step costs as its parts grow: `python -m benchmarks.sweep FOLDER`, with nano.
+
+Every rollout writes the same scripted turns, so that one number changes at a time. Writes sweep.json and cost.png.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+
+from agenticrec_lite.agent import rollout as engine
+from agenticrec_lite.agent.environment import RankingEnvironment
+from agenticrec_lite.agent.prompts import ChatFormat
+from agenticrec_lite.agent.protocol import write_answer, write_call
+from agenticrec_lite.agent.trajectory import Trajectory
+from agenticrec_lite.training.nano.worlds import random_world
+from agenticrec_lite.training.scoring import pad, predictor_states, token_logprobs
+from benchmarks.workload import load, pin_threads
+
+BASE = {"group size": 8, "tool calls": 2, "longest title, words": 3, "candidates": 20}
+VARIED = {
+    "group size": (1, 2, 4, 8, 16),
+    "tool calls": (0, 1, 2, 4, 7),
+    "longest title, words": (1, 3, 6, 12),
+    "candidates": (20, 50, 100, 200),
+}
+TASKS = 4
+
+
+class Forced(engine._Batch):
+    """A batch in which every row writes the tokens of `script`."""
+
+    script: list[int] = []
+
+    def _choose(self, logits):
+        tokens = torch.full((len(logits),), self.script.pop(0))
+        return tokens, torch.log_softmax(logits, -1).gather(1, tokens[:, None])[:, 0]
+
+
+def play(policy, chat: ChatFormat, setting: dict) -> tuple[float, list[Trajectory]]:
+    """Seconds of the rollouts, and the trajectories."""
+    rng = np.random.default_rng(0)
+    world = random_world(rng, longest=setting["longest title, words"], candidates=setting["candidates"])
+    call = write_call("get_similar_items", {"item_title": "1"}, "I ask get_similar_items.")
+    turns = [call] * setting["tool calls"] + [write_answer(list(range(1, 11)), "I follow similarity to 1.")]
+    Forced.script = [token for turn in turns for token in chat.turn_ids(turn)]
+    prompt = chat.prompt_ids(world)
+    groups = [
+        engine.Group(str(i), prompt, [RankingEnvironment(world) for _ in range(setting["group size"])])
+        for i in range(TASKS)
+    ]
+    sampling = engine.Sampling(1.0, 160, 4000, batch_rows=TASKS * setting["group size"], fold=True)
+    start = time.perf_counter()
+    played = engine.rollout(policy.model, chat, groups, sampling, torch.Generator().manual_seed(0))
+    return time.perf_counter() - start, played
+
+
+def update(policy, played: list[Trajectory], size: int) -> float:
+    """Seconds of one forward and backward over all of them."""
+    prompts, prompt_mask = pad([t.prompt_ids for t in played[::size]], 0, left=True)
+    ids, mask = pad([t.completion_ids for t in played], 0)
+    actions = pad([t.action_mask for t in played], 0)[0].bool()
+    start = time.perf_counter()
+    states = predictor_states(
+        policy.model, prompts, prompt_mask, ids, mask, torch.tensor([t.group for t in played])
+    )
+    token_logprobs(policy.model, states[actions], ids[actions])[0].sum().backward()
+    return time.perf_counter() - start
+
+
+def measure(policy, chat: ChatFormat, setting: dict, repeats: int = 3) -> dict:
+    """Medians of both, and how long prompt and completion are."""
+    rollouts, updates = [], []
+    for _ in range(repeats):
+        taken, played = play(policy, chat, setting)
+        assert all(t.outcome == "answered" for t in played)
+        rollouts.append(taken)
+        updates.append(update(policy, played, setting["group size"]))
+    return {
+        "rollout": float(np.median(rollouts)), "update": float(np.median(updates)), "trajectories": len(played),
+        "prompt_tokens": len(played[0].prompt_ids), "completion_tokens": len(played[0].completion_ids),
+    }  # fmt: skip
+
+
+def draw(found: dict, path: Path) -> None:
+    """A panel for each thing that was varied."""
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, len(found), figsize=(12, 3.2), layout="constrained", sharey=True)
+    for panel, (name, rows) in zip(panels, found.items(), strict=True):
+        for part, style in (("rollout", "o-"), ("update", "s--")):
+            cost = [1000 * row[part] / row["trajectories"] for row in rows.values()]
+            panel.plot([int(value) for value in rows], cost, style, color="black", label=part, markerfacecolor="white")
+        panel.set(xlabel=name, ylim=(0, None))
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("ms a trajectory")
+    panels[0].legend(frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def main(folder: str) -> None:
+    pin_threads()
+    engine._Batch = Forced
+    policy = load("nano", Path(folder))
+    chat = ChatFormat.of(policy.tokenizer, brief=True)
+    found = {
+        name: {str(value): measure(policy, chat, BASE | {name: value}) for value in values}
+        for name, values in VARIED.items()
+    }
+    Path(folder, "sweep.json").write_text(json.dumps(found, indent=1))
+    draw(found, Path(folder, "cost.png"))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
