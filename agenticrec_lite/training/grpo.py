@@ -232,7 +232,7 @@ def grpo_config(settings: dict, agent: dict, output_dir: str, seed: int) -> GRPO
         gradient_accumulation_steps=settings["tasks_per_step"] // settings["micro_groups"],
         max_steps=settings["steps"],
         learning_rate=settings["learning_rate"],
-        lr_scheduler_type="constant_with_warmup",
+        lr_scheduler_type="linear",  # down to 0: Adam takes steps as long when little but noise is left to learn from
         warmup_steps=settings["warmup_steps"],
         weight_decay=0.0,
         max_grad_norm=1.0,
