@@ -21,7 +21,7 @@ from agenticrec_lite.data.fetch import SMOLLM2_GGUF, fetch
 from agenticrec_lite.errors import UserError
 
 NANO = Path(__file__).parents[1] / "data" / "nano"
-DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass
@@ -51,7 +51,8 @@ def load_policy(settings: dict, adapter: str | Path | None = None, trainable: bo
     Raises:
         UserError: No such model.
     """
-    source = {"nano": nano_folder, "smollm2-135m": smollm2_folder}.get(settings["id"], lambda: settings["id"])()
+    carried = {"nano": nano_folder, "smollm2-135m": smollm2_folder}
+    source = carried[settings["id"]]() if settings["id"] in carried else settings["id"]
     quantization = quantization_config(settings["quantize"], DTYPES[settings["dtype"]])
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)

@@ -21,9 +21,8 @@ class SlotLayer(DynamicLayer):
         if not self.is_initialized:
             self.lazy_initialization(key, value)
             self.keys = self.values = key.new_empty(*key.shape[:2], 0, key.shape[-1])
-        if self.used > self.keys.shape[2]:
-            grown = (self.used + _BLOCK - 1) // _BLOCK * _BLOCK
-            self.keys, self.values = (_grow(buffer, grown) for buffer in (self.keys, self.values))
+        capacity = (self.used + _BLOCK - 1) // _BLOCK * _BLOCK
+        self.keys, self.values = _grow(self.keys, capacity), _grow(self.values, capacity)
         rows = torch.arange(len(key), device=key.device)[:, None]
         self.keys[rows, :, self.slots] = key.transpose(1, 2)
         self.values[rows, :, self.slots] = value.transpose(1, 2)
@@ -31,6 +30,9 @@ class SlotLayer(DynamicLayer):
 
 
 def _grow(buffer: torch.Tensor, capacity: int) -> torch.Tensor:
+    """The buffer with room for `capacity` slots; itself if it has it."""
+    if buffer.shape[2] >= capacity:
+        return buffer
     grown = buffer.new_zeros(*buffer.shape[:2], capacity, buffer.shape[3])
     grown[:, :, : buffer.shape[2]] = buffer
     return grown
@@ -59,11 +61,9 @@ class SlotCache(Cache):
     def join(self, other: "SlotCache") -> None:
         """Add the other cache's rows after these."""
         for mine, theirs in zip(self.layers, other.layers, strict=True):
-            mine.used, capacity = max(mine.used, theirs.used), max(mine.keys.shape[2], theirs.keys.shape[2])
-            mine.keys, mine.values = (
-                torch.cat([_grow(a, capacity), _grow(b, capacity)])
-                for a, b in ((mine.keys, theirs.keys), (mine.values, theirs.values))
-            )
+            capacity = max(mine.keys.shape[2], theirs.keys.shape[2])
+            mine.keys = torch.cat([_grow(mine.keys, capacity), _grow(theirs.keys, capacity)])
+            mine.values = torch.cat([_grow(mine.values, capacity), _grow(theirs.values, capacity)])
 
     def take(self, rows: torch.Tensor) -> "SlotCache":
         """A copy of some rows, to go on with these alone for a while."""
@@ -76,6 +76,6 @@ class SlotCache(Cache):
     def put(self, rows: torch.Tensor, part: "SlotCache") -> None:
         """Bring rows that were taken back to their places."""
         for mine, theirs in zip(self.layers, part.layers, strict=True):
-            if theirs.keys.shape[2] > mine.keys.shape[2]:
-                mine.keys, mine.values = (_grow(b, theirs.keys.shape[2]) for b in (mine.keys, mine.values))
+            capacity = theirs.keys.shape[2]
+            mine.keys, mine.values = _grow(mine.keys, capacity), _grow(mine.values, capacity)
             mine.keys[rows], mine.values[rows] = theirs.keys, theirs.values

@@ -99,28 +99,24 @@ class ListwiseGRPOTrainer(GRPOTrainer):
     def _rollout(self, prompts: list, trainer) -> dict:
         """trl's rollout hook. Prompts arrive repeated group_size times; only the task id in them is used."""
         started = time.monotonic()
-        size = self.num_generations
-        questions = [self.questions[prompt[0]["content"]] for prompt in prompts[::size]]
+        self.trajectories = self._play([self.questions[p[0]["content"]] for p in prompts[:: self.num_generations]])
+        for trajectory in self.trajectories:
+            trajectory.reward = self.reward(trajectory, self.questions[trajectory.task_id].right)
+        self.seconds_rollout, self.update_started = time.monotonic() - started, time.monotonic()
+        return as_batch(self.trajectories)
+
+    def _play(self, questions: Sequence[Question]) -> list[Trajectory]:
+        """A group of sampled trajectories for each question."""
         groups = [
             Group(
                 q.task_id,
                 self.chat.prompt_ids(q.context, q.kind, q.pair),
-                [RankingEnvironment(q.context, q.kind, self.agent["max_calls"]) for _ in range(size)],
+                [RankingEnvironment(q.context, q.kind, self.agent["max_calls"]) for _ in range(self.num_generations)],
             )
             for q in questions
         ]
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.state.global_step)
-        self.trajectories = rollout(self.model, self.chat, groups, self.sampling, generator)
-        for trajectory in self.trajectories:
-            trajectory.reward = self.reward(trajectory, self.questions[trajectory.task_id].right)
-        self.seconds_rollout, self.update_started = time.monotonic() - started, time.monotonic()
-        return {
-            "prompt_ids": [t.prompt_ids for t in self.trajectories],
-            "completion_ids": [t.completion_ids for t in self.trajectories],
-            "logprobs": None,
-            "env_mask": [t.action_mask for t in self.trajectories],
-            "trajectory": self.trajectories,
-        }
+        return rollout(self.model, self.chat, groups, self.sampling, generator)
 
     def _generate_and_score_completions(self, inputs):
         """Rollouts with rewards and advantages; groups without a non-negative reward are masked out."""
@@ -212,6 +208,17 @@ class ListwiseGRPOTrainer(GRPOTrainer):
             self.run.log_trajectories(
                 trajectory_rows(self.trajectories, self.questions, self.stage, row["step"], self.seed)
             )
+
+
+def as_batch(trajectories: Sequence[Trajectory]) -> dict:
+    """What trl's rollout hook returns."""
+    return {
+        "prompt_ids": [t.prompt_ids for t in trajectories],
+        "completion_ids": [t.completion_ids for t in trajectories],
+        "logprobs": None,
+        "env_mask": [t.action_mask for t in trajectories],
+        "trajectory": trajectories,
+    }
 
 
 def _dataset(questions: Sequence[Question]) -> Dataset:
