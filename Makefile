@@ -28,7 +28,7 @@ test test-all: lint
 test-long: $(STAMP)
 	$(PY) -m pytest -m long tests
 
-# About 40 minutes on an otherwise idle machine; writes runs/bench/bench.json.
+# Long, and wants the machine for itself; writes runs/bench/bench.json.
 bench: $(STAMP)
 	$(PY) -m benchmarks.bench
 

@@ -19,7 +19,6 @@ from safetensors.torch import save_file
 
 from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.rollout import Group, Sampling, rollout
-from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.rewards import group_advantages
 from benchmarks import arms
 from benchmarks.workload import (
@@ -31,6 +30,7 @@ from benchmarks.workload import (
     load,
     pin_threads,
     questions,
+    read_replay,
     settings,
     worlds,
 )
@@ -41,7 +41,7 @@ FEW_CALLS = 1  # in every other part of the greedy check, so that some trajector
 
 def main(arm: str, mode: str, model: str, folder: str, out: str) -> None:
     pin_threads()
-    policy = load(model, Path(folder))
+    policy = load(model)
     with tempfile.TemporaryDirectory() as scratch:
         result = {"live": live, "update": update, "exact": exact, "greedy": greedy, "flat": flat}[mode](
             arm, model, policy, Path(folder), Path(scratch), Path(out)
@@ -49,28 +49,23 @@ def main(arm: str, mode: str, model: str, folder: str, out: str) -> None:
     Path(out).write_text(json.dumps(result))
 
 
-def _trainer(arm: str, policy, asked, how: dict, limits: dict, scratch: Path, replay=None):
-    return getattr(arms, arm)(policy, asked, how, limits, scratch, replay)
-
-
 def live(arm, model, policy, folder, scratch, out) -> dict:
     """Whole steps, as training does them."""
     size = SIZES[model]
     chat = ChatFormat.of(policy.tokenizer, brief=True)
     asked = questions(worlds(chat, size.steps * size.tasks, size.prompt, seed=1))
-    trainer = _trainer(arm, policy, asked, settings(size), agent(), scratch)
+    trainer = getattr(arms, arm)(policy, asked, settings(size), agent(), scratch)
     trainer.train()
-    clock = trainer.clock
-    return {"rollout": clock.rollout, "update": clock.update, "peak_mb": arms.peak_mb()}
+    return {"rollout": trainer.clock.rollout, "update": trainer.clock.update}
 
 
 def update(arm, model, policy, folder, scratch, out) -> dict:
     """The update alone, on given trajectories."""
     size = SIZES[model]
-    replay = [Trajectory(**row) for row in json.loads((folder / "replay.json").read_text())]
+    replay = read_replay(folder)
     chat = ChatFormat.of(policy.tokenizer, brief=True)
     asked = questions(worlds(chat, size.tasks, size.prompt, seed=1))
-    trainer = _trainer(arm, policy, asked, settings(size, steps=1), agent(), scratch, replay)
+    trainer = getattr(arms, arm)(policy, asked, settings(size, steps=1), agent(), scratch, replay)
     loaded = arms.forget_peak()
     trainer.train()
     save_file(trainer.clock.grads, out.with_suffix(".safetensors"))
@@ -79,7 +74,7 @@ def update(arm, model, policy, folder, scratch, out) -> dict:
 
 def exact(arm, model, policy, folder, scratch, out) -> dict:
     """The update's gradient without batches, padding, shared prompts or single precision: what both arms aim at."""
-    replay = [Trajectory(**row) for row in json.loads((folder / "replay.json").read_text())]
+    replay = read_replay(folder)
     draw = arms.rewards(0)
     advantages, _ = group_advantages([draw() for _ in replay], GROUP)
     policy.model.double().train()
@@ -101,7 +96,7 @@ def greedy(arm, model, policy, folder, scratch, out) -> dict:
     asked = questions(worlds(chat, N_GREEDY, size.prompt, seed=2, broken=8))
     parts = [(asked[i : i + 16], (MAX_CALLS, FEW_CALLS)[i // 16 % 2]) for i in range(0, N_GREEDY, 16)]
     if arm == "stock":
-        trainer = _trainer(arm, policy, asked, settings(size), agent(), scratch)
+        trainer = arms.stock(policy, asked, settings(size), agent(), scratch)
         return {"rows": [row for part, budget in parts for row in arms.greedy(trainer, part, budget)]}
     groups = [
         Group(q.task_id, chat.prompt_ids(q.context), arms.environments([q], budget))
@@ -112,7 +107,6 @@ def greedy(arm, model, policy, folder, scratch, out) -> dict:
     return {
         "rows": [(t.prompt_ids, t.completion_ids) for t in played],
         "outcomes": [t.outcome for t in played],
-        "calls": [t.n_calls for t in played],
         "errors": sum("Error:" in s.text for t in played for s in t.steps if s.kind == "observation"),
     }
 
@@ -122,7 +116,7 @@ def flat(arm, model, policy, folder, scratch, out, steps: int = 60) -> dict:
     size = SIZES[model]
     chat = ChatFormat.of(policy.tokenizer, brief=True)
     asked = questions(worlds(chat, steps * size.tasks, size.prompt, seed=3))
-    trainer = _trainer("ours", policy, asked, settings(size, steps), agent(), scratch)
+    trainer = arms.ours(policy, asked, settings(size, steps), agent(), scratch)
     peaks: list[float] = []
     trainer.clock.on_log = lambda *_, **__: peaks.append(arms.peak_mb())
     trainer.train()
@@ -132,11 +126,11 @@ def flat(arm, model, policy, folder, scratch, out, steps: int = 60) -> dict:
 def record_replay(model: str, folder: Path) -> dict:
     """Sampled trajectories for the update measurement (the gradients of greedy copies would cancel)."""
     size = SIZES[model]
-    policy = load(model, folder)
+    policy = load(model)
     chat = ChatFormat.of(policy.tokenizer, brief=True)
     asked = questions(worlds(chat, size.tasks, size.prompt, seed=1))
     groups = [
-        Group(q.task_id, chat.prompt_ids(q.context), arms.environments([q] * GROUP, agent()["max_calls"]))
+        Group(q.task_id, chat.prompt_ids(q.context), arms.environments([q] * GROUP, MAX_CALLS))
         for q in asked
     ]
     generator = torch.Generator().manual_seed(0)

@@ -5,7 +5,6 @@ trajectory has an advantage and is trained on (the package would skip the others
 """
 
 import inspect
-import resource
 import time
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from agenticrec_lite.agent.rollout import Sampling
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.tools import TOOLS, TaskContext, call_tool
 from agenticrec_lite.tools.registry import parameters
-from agenticrec_lite.training.grpo import ListwiseGRPOTrainer, Question, grpo_config
+from agenticrec_lite.training.grpo import ListwiseGRPOTrainer, Question, as_batch, grpo_config
 
 
 class Clock(TrainerCallback):
@@ -67,29 +66,12 @@ class Ours(Timed, ListwiseGRPOTrainer):
 
     replay: list[Trajectory] | None = None
 
-    def _rollout(self, prompts, trainer):
-        if self.replay is None:
-            return super()._rollout(prompts, trainer)
-        self.trajectories = self.replay
-        self.seconds_rollout, self.update_started = 0.0, time.monotonic()
-        for trajectory in self.trajectories:
-            trajectory.reward = self.reward(trajectory, None)
-        return as_batch(self.trajectories)
+    def _play(self, asked):
+        return super()._play(asked) if self.replay is None else self.replay
 
 
 class Stock(Timed, GRPOTrainer):
     """trl's trainer as it is."""
-
-
-def as_batch(trajectories: list[Trajectory]) -> dict:
-    """What trl's rollout hook returns."""
-    return {
-        "prompt_ids": [t.prompt_ids for t in trajectories],
-        "completion_ids": [t.completion_ids for t in trajectories],
-        "logprobs": None,
-        "env_mask": [t.action_mask for t in trajectories],
-        "trajectory": trajectories,
-    }
 
 
 def ours(policy, asked: list[Question], settings: dict, agent: dict, out: Path, replay=None) -> Ours:
@@ -189,7 +171,5 @@ def forget_peak() -> float:
 
 def peak_mb() -> float:
     """Peak resident memory in MB since the start, or since `forget_peak`."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024

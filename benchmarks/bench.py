@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.arm import record_replay
-from benchmarks.warm import smollm2
+from benchmarks.warm import make_adapter
 from benchmarks.workload import SIZES, load, pin_threads
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,7 +41,7 @@ def measure(arm: str, mode: str, model: str, folder: Path, out: Path) -> dict:
     return json.loads(out.read_text())
 
 
-def compare(model: str, folder: Path, scratch: Path, repeats: int) -> dict:
+def compare(model: str, folder: Path, repeats: int) -> dict:
     """All figures of one model."""
     work = record_replay(model, folder)
     if model != "nano":
@@ -50,7 +50,7 @@ def compare(model: str, folder: Path, scratch: Path, repeats: int) -> dict:
     for mode in runs:
         for _ in range(repeats):
             for arm in ("stock", "ours"):
-                runs[mode][arm].append(measure(arm, mode, model, folder, scratch / f"{model}-{mode}-{arm}.json"))
+                runs[mode][arm].append(measure(arm, mode, model, folder, folder / f"{mode}-{arm}.json"))
     stock, ours = (
         {k: [s for run in runs["live"][arm] for s in run[k]] for k in ("rollout", "update")}
         for arm in ("stock", "ours")
@@ -66,8 +66,8 @@ def compare(model: str, folder: Path, scratch: Path, repeats: int) -> dict:
         "update_rss_ratio": memory["ours"] / memory["stock"],
         "update_above_loaded_mb": memory,
         "seconds": {"stock": spread(stock), "ours": spread(ours)},
-        **same_tokens(model, folder, scratch),
-        **gradient_errors(scratch, model, folder),
+        **same_tokens(model, folder),
+        **gradient_errors(model, folder),
     }
 
 
@@ -80,11 +80,11 @@ def spread(seconds: dict[str, list[float]]) -> dict:
     return {part: [statistics.median(values), min(values), max(values)] for part, values in seconds.items()}
 
 
-def gradient_errors(scratch: Path, model: str, folder: Path) -> dict:
+def gradient_errors(model: str, folder: Path) -> dict:
     """Relative differences of gradients over all parameters: ours to stock's, and both to the exact one."""
-    names = {arm: f"{model}-update-{arm}" for arm in ("stock", "ours")} | {"exact": f"{model}-exact"}
-    measure("ours", "exact", model, folder, scratch / f"{names['exact']}.json")
-    grads = {arm: load_file(scratch / f"{name}.safetensors") for arm, name in names.items()}
+    measure("ours", "exact", model, folder, folder / "exact.json")
+    names = {"stock": "update-stock", "ours": "update-ours", "exact": "exact"}
+    grads = {arm: load_file(folder / f"{name}.safetensors") for arm, name in names.items()}
     return {
         "grad_rel_err": relative(grads["ours"], grads["stock"]),
         "grad_rel_err_to_float64": {arm: relative(grads[arm], grads["exact"]) for arm in ("stock", "ours")},
@@ -93,23 +93,22 @@ def gradient_errors(scratch: Path, model: str, folder: Path) -> dict:
 
 def relative(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     """|a - b| / |b|."""
-    names = {name.replace(".default", "") for name in b}
-    a, b = ({n.replace(".default", ""): g.double() for n, g in side.items()} for side in (a, b))
-    assert a.keys() == b.keys() == names
-    return float(sum((a[n] - b[n]).pow(2).sum() for n in names) / sum(b[n].pow(2).sum() for n in names)) ** 0.5
+    assert a.keys() == b.keys()
+    difference = sum((a[n].double() - b[n].double()).pow(2).sum() for n in b)
+    return float(difference / sum(g.double().pow(2).sum() for g in b.values())) ** 0.5
 
 
-def same_tokens(model: str, folder: Path, scratch: Path) -> dict:
+def same_tokens(model: str, folder: Path) -> dict:
     """Whether both arms' greedy trajectories are the same, token for token, but for ties of the two best logits."""
     stock, ours = (
-        measure(arm, "greedy", model, folder, scratch / f"{model}-greedy-{arm}.json") for arm in ("stock", "ours")
+        measure(arm, "greedy", model, folder, folder / f"greedy-{arm}.json") for arm in ("stock", "ours")
     )
     policy, ties, different = None, 0, 0
     for (prompt, theirs), (own_prompt, own) in zip(stock["rows"], ours["rows"], strict=True):
         assert prompt == own_prompt
         if theirs == own:
             continue
-        policy = policy or load(model, folder)
+        policy = policy or load(model)
         place = next((i for i, (a, b) in enumerate(zip(theirs, own)) if a != b), min(len(theirs), len(own)))
         tie = is_tie(policy.model, prompt + own[:place])
         ties, different = ties + tie, different + (not tie)
@@ -175,11 +174,8 @@ def main() -> None:
         folder = arguments.out / model
         folder.mkdir(exist_ok=True)
         if model != "nano":
-            for name in ("base", "adapter"):
-                link = folder / name
-                link.unlink(missing_ok=True)
-                link.symlink_to((smollm2() / name).resolve())
-        result["models"][model] = compare(model, folder, folder, arguments.repeats)
+            make_adapter()
+        result["models"][model] = compare(model, folder, arguments.repeats)
         result["models"][model]["limits"] = limits(model, folder)
         if model == "nano":
             result["models"][model]["memory"] = flatness(model, folder)

@@ -16,8 +16,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from agenticrec_lite.agent.cache import SlotCache
-from agenticrec_lite.training.scoring import base_model, pad, predictor_states, token_logprobs
-from benchmarks.workload import load, pin_threads
+from agenticrec_lite.training.scoring import base_model
+from benchmarks.workload import action_logprobs, load, pin_threads, read_replay
 
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::linear", "scaled_dot_product")
 ROWS, PROMPT, DECODED = 16, 512, 16  # of the decode measurement
@@ -50,7 +50,7 @@ def read_rate(megabytes: int = 512) -> float:
     return buffer.nbytes / seconds(buffer.sum)
 
 
-def measured(name: str, work: Callable[[], object], limit: float) -> dict:
+def measured(work: Callable[[], object], limit: float) -> dict:
     """Time, arithmetic, share of the limit and the largest losses of one phase."""
     taken = seconds(work, 3)
     with FlopCounterMode(display=False) as counter:
@@ -95,33 +95,19 @@ def decode(model) -> Callable[[], object]:
     )
 
 
-def update(model, replay: list[dict]) -> Callable[[], object]:
-    """Forward and backward over a group's trajectories, as the trainer does it."""
-    group = [t for t in replay if t["group"] == replay[0]["group"]]
-    prompt, prompt_mask = pad([group[0]["prompt_ids"]], 0, left=True)
-    ids, mask = pad([t["completion_ids"] for t in group], 0)
-    actions = pad([t["action_mask"] for t in group], 0)[0].bool()
-
-    def work():
-        states = predictor_states(model, prompt, prompt_mask, ids, mask, torch.zeros(len(group), dtype=torch.long))
-        token_logprobs(model, states[actions], ids[actions])[0].sum().backward()
-
-    return work
-
-
 def main(model: str, folder: str, out: str, dtype: str = "float32") -> None:
     pin_threads()
-    policy = load(model, Path(folder), dtype)
-    replay = json.loads((Path(folder) / "replay.json").read_text())
-    action_rows = sum(len(t["completion_ids"]) for t in replay if t["group"] == replay[0]["group"])
-    limits = {rows: product_rate(policy.model, rows) for rows in (2 * PROMPT, ROWS, action_rows)}
+    policy = load(model, dtype)
+    group = [t for t in read_replay(Path(folder)) if t.group == 0]
+    completion_rows = sum(len(t.completion_ids) for t in group)
+    limits = {rows: product_rate(policy.model, rows) for rows in (2 * PROMPT, ROWS, completion_rows)}
     weights = sum(p.nbytes for p in base_model(policy.model).get_decoder().parameters())
     result = {
         "dtype": dtype,
         "read_gb_per_s": read_rate() / 1e9,
-        "prefill": measured("prefill", prefill(policy.model), limits[2 * PROMPT]),
-        "decode": measured("decode", decode(policy.model), limits[ROWS]),
-        "update": measured("update", update(policy.model, replay), limits[action_rows]),
+        "prefill": measured(prefill(policy.model), limits[2 * PROMPT]),
+        "decode": measured(decode(policy.model), limits[ROWS]),
+        "update": measured(lambda: action_logprobs(policy.model, group).sum().backward(), limits[completion_rows]),
     }
     read = weights * DECODED / result["decode"]["seconds"] / 1e9
     result["decode"]["share_of_bandwidth"] = read / result["read_gb_per_s"]

@@ -18,8 +18,7 @@ from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.protocol import write_answer, write_call
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.training.nano.worlds import random_world
-from agenticrec_lite.training.scoring import pad, predictor_states, token_logprobs
-from benchmarks.workload import load, pin_threads
+from benchmarks.workload import action_logprobs, load, pin_threads
 
 BASE = {"group size": 8, "tool calls": 2, "longest title, words": 3, "candidates": 20}
 VARIED = {
@@ -59,16 +58,10 @@ def play(policy, chat: ChatFormat, setting: dict) -> tuple[float, list[Trajector
     return time.perf_counter() - start, played
 
 
-def update(policy, played: list[Trajectory], size: int) -> float:
+def update(policy, played: list[Trajectory]) -> float:
     """Seconds of one forward and backward over all of them."""
-    prompts, prompt_mask = pad([t.prompt_ids for t in played[::size]], 0, left=True)
-    ids, mask = pad([t.completion_ids for t in played], 0)
-    actions = pad([t.action_mask for t in played], 0)[0].bool()
     start = time.perf_counter()
-    states = predictor_states(
-        policy.model, prompts, prompt_mask, ids, mask, torch.tensor([t.group for t in played])
-    )
-    token_logprobs(policy.model, states[actions], ids[actions])[0].sum().backward()
+    action_logprobs(policy.model, played).sum().backward()
     return time.perf_counter() - start
 
 
@@ -79,7 +72,7 @@ def measure(policy, chat: ChatFormat, setting: dict, repeats: int = 3) -> dict:
         taken, played = play(policy, chat, setting)
         assert all(t.outcome == "answered" for t in played)
         rollouts.append(taken)
-        updates.append(update(policy, played, setting["group size"]))
+        updates.append(update(policy, played))
     return {
         "rollout": float(np.median(rollouts)), "update": float(np.median(updates)), "trajectories": len(played),
         "prompt_tokens": len(played[0].prompt_ids), "completion_tokens": len(played[0].completion_ids),
@@ -95,7 +88,7 @@ def draw(found: dict, path: Path) -> None:
     for panel, (name, rows) in zip(panels, found.items(), strict=True):
         for part, style in (("rollout", "o-"), ("update", "s--")):
             cost = [1000 * row[part] / row["trajectories"] for row in rows.values()]
-            panel.plot([int(value) for value in rows], cost, style, color="black", label=part, markerfacecolor="white")
+            panel.plot(list(rows), cost, style, color="black", label=part, markerfacecolor="white")
         panel.set(xlabel=name, ylim=(0, None))
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("ms a trajectory")
@@ -106,10 +99,11 @@ def draw(found: dict, path: Path) -> None:
 def main(folder: str) -> None:
     pin_threads()
     engine._Batch = Forced
-    policy = load("nano", Path(folder))
+    policy = load("nano")
     chat = ChatFormat.of(policy.tokenizer, brief=True)
+    base = measure(policy, chat, BASE)
     found = {
-        name: {str(value): measure(policy, chat, BASE | {name: value}) for value in values}
+        name: {v: base if v == BASE[name] else measure(policy, chat, BASE | {name: v}) for v in values}
         for name, values in VARIED.items()
     }
     Path(folder, "sweep.json").write_text(json.dumps(found, indent=1))

@@ -1,5 +1,6 @@
 """The work that both arms of the benchmark do: model, tasks, tools, limits and rewards."""
 
+import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,14 +10,18 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agenticrec_lite.agent.prompts import ChatFormat
-from agenticrec_lite.policy import Policy, add_adapter, load_policy
+from agenticrec_lite.agent.trajectory import Trajectory
+from agenticrec_lite.data.fetch import cache_folder
+from agenticrec_lite.policy import DTYPES, Policy, add_adapter, load_policy, smollm2_folder
 from agenticrec_lite.tools import Evidence, TaskContext
 from agenticrec_lite.tools.context import ToolError
 from agenticrec_lite.training.grpo import Question
 from agenticrec_lite.training.nano.worlds import random_world
+from agenticrec_lite.training.scoring import pad, predictor_states, token_logprobs
 
 MAX_TURN, MAX_COMPLETION, MAX_CALLS, GROUP = 160, 1400, 4, 8
 LORA = {"r": 16, "alpha": 32, "targets": "all-linear"}
+WARM_ADAPTER = cache_folder() / "bench-smollm2-135m"  # made by benchmarks.warm
 
 # Role tool and tool calls both rendered, and nothing else: what stock trl asks of a template. Both arms use it.
 TEMPLATE = """{% for m in messages %}<|im_start|>{{ m.role }}
@@ -57,7 +62,7 @@ def pin_threads() -> None:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
 
 
-def load(model: str, folder: Path, dtype: str = "float32") -> Policy:
+def load(model: str, dtype: str = "float32") -> Policy:
     """The policy of a benchmark, unquantised, with a LoRA adapter whose B is not zero (else A has no gradient)."""
     if model == "nano":
         settings = {"id": "nano", "quantize": "none", "dtype": dtype, "brief": True, "lora": LORA}
@@ -67,8 +72,9 @@ def load(model: str, folder: Path, dtype: str = "float32") -> Policy:
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=1e-4)
     else:
-        base = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=getattr(torch, dtype))
-        policy = Policy(add_adapter(base, LORA, folder / "adapter"), AutoTokenizer.from_pretrained(folder / "base"))
+        base = smollm2_folder()
+        bare = AutoModelForCausalLM.from_pretrained(base, dtype=DTYPES[dtype])
+        policy = Policy(add_adapter(bare, LORA, WARM_ADAPTER), AutoTokenizer.from_pretrained(base))
     return replace(policy, tokenizer=with_template(policy.tokenizer), brief=True)
 
 
@@ -92,6 +98,22 @@ def worlds(chat: ChatFormat, n: int, prompt: tuple[int, int], seed: int, broken:
     return found
 
 
+def action_logprobs(model, played: list[Trajectory]) -> torch.Tensor:
+    """Log-probabilities of all action tokens, scored as the trainer does; rollouts of a group stand together."""
+    group_of = torch.tensor([t.group for t in played]).unique_consecutive(return_inverse=True)[1]
+    first = [i for i, t in enumerate(played) if i == 0 or t.group != played[i - 1].group]
+    prompts, prompt_mask = pad([played[i].prompt_ids for i in first], 0, left=True)
+    ids, mask = pad([t.completion_ids for t in played], 0)
+    actions = pad([t.action_mask for t in played], 0)[0].bool()
+    states = predictor_states(model, prompts, prompt_mask, ids, mask, group_of)
+    return token_logprobs(model, states[actions], ids[actions])[0]
+
+
+def read_replay(folder: Path) -> list[Trajectory]:
+    """The trajectories that update measurements are made on."""
+    return [Trajectory(**row) for row in json.loads((folder / "replay.json").read_text())]
+
+
 def questions(contexts: list[TaskContext]) -> list[Question]:
     """What is trained on: the right answer does not matter here, rewards are drawn."""
     return [Question(f"world{i}", context, "rank", 1) for i, context in enumerate(contexts)]
@@ -105,9 +127,9 @@ def settings(size: Size, steps: int | None = None) -> dict:
     }  # fmt: skip
 
 
-def agent(batch_rows: int = 64, max_calls: int = MAX_CALLS) -> dict:
+def agent() -> dict:
     """The agent's section as a profile has it."""
     return {
-        "max_calls": max_calls, "max_turn_tokens": MAX_TURN, "max_completion_tokens": MAX_COMPLETION,
-        "batch_rows": batch_rows, "fold": True,
+        "max_calls": MAX_CALLS, "max_turn_tokens": MAX_TURN, "max_completion_tokens": MAX_COMPLETION,
+        "batch_rows": 64, "fold": True,
     }  # fmt: skip
