@@ -11,22 +11,17 @@ from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.rollout import Group, Sampling, rollout
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.tools import TaskContext, ToolError
-from agenticrec_lite.training.nano.teacher import ranking
 from agenticrec_lite.training.nano.worlds import random_world
 
-_SOURCE = re.compile(r"similar users|similar items|similarity to (h?\d+)")
-
-
-def declared_sources(trajectory: Trajectory) -> list[str]:
-    """The evidence that the last thought says the answer follows or fuses."""
-    thoughts = [step.text for step in trajectory.steps if step.kind == "think"]
-    return [match[0] for match in _SOURCE.finditer(thoughts[-1])] if thoughts else []
+_SOURCE = re.compile(r"I follow (similar users|similar items|similarity to h?\d+)\.")
 
 
 def declared_ranking(trajectory: Trajectory, context: TaskContext) -> list[int] | None:
-    """The order of candidates by the declared evidence; None if none is declared, or one that does not exist."""
-    evidence = [_scores(source, context) for source in declared_sources(trajectory)]
-    return ranking(evidence) if evidence and all(scores is not None for scores in evidence) else None
+    """The order of candidates that the last thought says it follows; None if it names none, or one that cannot be."""
+    thoughts = [step.text for step in trajectory.steps if step.kind == "think"]
+    match = _SOURCE.search(thoughts[-1]) if thoughts else None
+    scores = None if match is None else _scores(match[1], context)
+    return None if scores is None else (np.argsort(-scores, kind="stable") + 1).tolist()
 
 
 def _scores(source: str, context: TaskContext) -> np.ndarray | None:
@@ -39,12 +34,12 @@ def _scores(source: str, context: TaskContext) -> np.ndarray | None:
     return context.collaborative.similar_items(place).scores
 
 
-def exam(model, chat: ChatFormat, n: int = 128, seed: int = 10_007) -> dict:
+def exam(model, chat: ChatFormat, n: int = 256, seed: int = 10_007) -> dict:
     """Sample one trajectory in each of n worlds that were not trained on.
 
     Returns:
-        valid: share of valid answers; follow_exact, fuse_exact: share of answers equal to the declared order, for one
-        and for several sources; follow_first, fuse_first: share with the right first place; n_follow, n_fuse.
+        valid: share of valid answers; follow_exact: share of those naming a list that are its first ten;
+        follow_first: share with its first place; n_follow: how many named one.
     """
     rng = np.random.default_rng(seed)
     worlds = [random_world(rng) for _ in range(n)]
@@ -55,14 +50,10 @@ def exam(model, chat: ChatFormat, n: int = 128, seed: int = 10_007) -> dict:
 
 def faithfulness(played: Sequence[Trajectory], contexts: Sequence[TaskContext]) -> dict:
     """How often valid answers are what their last thought declares."""
-    found: dict[str, list[tuple[bool, bool]]] = {"follow": [], "fuse": []}
+    checks = []
     for trajectory, context in zip(played, contexts, strict=True):
         order = declared_ranking(trajectory, context) if trajectory.valid else None
         if order:
-            kind = "follow" if len(declared_sources(trajectory)) == 1 else "fuse"
-            found[kind].append((trajectory.answer == order[:10], trajectory.answer[0] == order[0]))
-    shares = {}
-    for kind, checks in found.items():
-        exact, first = np.mean(checks, axis=0) if checks else (None, None)
-        shares |= {f"n_{kind}": len(checks), f"{kind}_exact": exact, f"{kind}_first": first}
-    return shares
+            checks.append((trajectory.answer == order[:10], trajectory.answer[0] == order[0]))
+    exact, first = np.mean(checks, axis=0) if checks else (None, None)
+    return {"n_follow": len(checks), "follow_exact": exact, "follow_first": first}

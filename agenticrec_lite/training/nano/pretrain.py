@@ -1,41 +1,45 @@
 """Pre-training of nano on generated worlds: `agenticrec pretrain-nano`."""
 
 import csv
+import json
+import tempfile
 import time
-from dataclasses import asdict, dataclass, replace
+from collections import defaultdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch.nn.utils import clip_grad_norm_
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from agenticrec_lite.agent.environment import RankingEnvironment
 from agenticrec_lite.agent.prompts import ChatFormat, task_prompt
-from agenticrec_lite.agent.trajectory import Trajectory
-from agenticrec_lite.training.nano.attention import use_fp32_attention
 from agenticrec_lite.training.nano.exam import exam
-from agenticrec_lite.training.nano.teacher import ORDERING, SCORING, play, scripted_pair, scripted_ranking
+from agenticrec_lite.training.nano.lessons import CALLS, Batch, batch
+from agenticrec_lite.training.nano.muon import Muon
+from agenticrec_lite.training.nano.teacher import scripted_ranking
 from agenticrec_lite.training.nano.tokenizer import train_tokenizer
-from agenticrec_lite.training.nano.worlds import N_CANDIDATES, random_world
-from agenticrec_lite.training.scoring import pad, predictor_states, token_logprobs
+from agenticrec_lite.training.nano.worlds import random_world
+from agenticrec_lite.training.scoring import pad, predictor_states
 
-CALLS = (0.04, 0.22, 0.32, 0.24, 0.12, 0.06)  # probability of 0, 1, 2, ... calls
+WORKERS = 2  # processes of one thread each: for matrices this small, twice as fast as one process of two threads
+KEEP_EVERY = 100  # steps; an interrupted pre-training goes on from there
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the checkpoint."""
+    """Everything that decides the checkpoint, beside the lessons."""
 
-    steps: int = 1600
-    learnt: tuple[float, float] = (0.11, 0.16)  # cross-entropy at which drills with one, with several lists are over
-    longest: tuple[int, int] = (450, 250)  # steps after which they are over in any case
-    rehearsal: float = 0.1  # share of drills among the worlds that come after
-    fuse: float = 0.0  # share of rankings by two lists in turn; a quarter was not learnt within an hour
-    drill_tokens: int = 6000  # about, a step
-    worlds: int = 16  # distinct prompts a step, divided by the number of turns, at least 4
-    episodes: int = 4  # scripted trajectories a prompt; they share its forward pass
+    steps: int = 1500
+    learnt: tuple[float, float] = (0.11, 0.06)  # cross-entropy at which drills in copying, in contrasting are over
+    longest: tuple[int, int] = (450, 300)  # steps after which they are over in any case
+    contrast: float = 0.15  # share of drills that goes on after that
+    choices: float = 0.25  # share of worlds whose lists are each followed in turn
     hidden: int = 128
     layers: int = 5
     muon_rate: float = 0.02
@@ -43,7 +47,6 @@ class Recipe:
     warm_up: int = 50
     query_key_scale: float = 2.0  # of the norms before attention: sharp enough at the start to point at one token
     observation_weight: float = 0.2  # of the loss on observation tokens: what a list of scores looks like
-    pair_share: float = 0.25
     seed: int = 0
 
 
@@ -79,7 +82,7 @@ def new_tokenizer(rng: np.random.Generator, worlds: int = 1500) -> PreTrainedTok
         context = random_world(rng)
         environment = RankingEnvironment(context)
         texts.append(task_prompt(context))
-        for turn in scripted_ranking(context, rng, int(rng.choice(len(CALLS), p=CALLS)), fuse=0.5):
+        for turn in scripted_ranking(context, rng, int(rng.choice(len(CALLS), p=CALLS))):
             texts += [turn, environment.step(turn) or ""]
     return train_tokenizer(texts)
 
@@ -109,66 +112,18 @@ def new_policy(recipe: Recipe, vocabulary: int) -> Qwen3ForCausalLM:
     return model
 
 
-def lesson(chat: ChatFormat, recipe: Recipe, rng: np.random.Generator, phase: int) -> list[list[Trajectory]]:
-    """A batch of scripted trajectories, one list a prompt.
-
-    All trajectories of a batch make the same number of calls, so that they are of similar length.
-
-    Args:
-        chat, recipe, rng: How.
-        phase: 0 is drills with one list, 1 drills with several, 2 whole worlds and some drills.
-    """
-    if phase < 2 or rng.random() < recipe.rehearsal:
-        return _drills(chat, recipe, rng, phase)
-    n_calls = int(rng.choice(len(CALLS), p=CALLS))
-    worlds = max(4, recipe.worlds // (n_calls + 1))
-    return [_world_lessons(chat, recipe, rng, n_calls) for _ in range(worlds)]
-
-
-def _drills(chat: ChatFormat, recipe: Recipe, rng: np.random.Generator, phase: int) -> list[list[Trajectory]]:
-    """Trajectories without system prompt, history and titles: all there is to learn is to read lists.
-
-    The lists are of any length. Were they all as long, the policy would learn to copy from a fixed distance, and never
-    to look for the number it wrote last; were short ones as frequent, it would seldom meet the high numbers. (Answers
-    about short lists have fewer than ten numbers; the environment would not accept them, but nothing here asks it.)
-    """
-    n_calls, tools = (1, ORDERING) if phase == 0 else (int(rng.integers(1, len(SCORING) + 1)), SCORING)
-    start = chat.tokenizer.encode("<|im_start|>assistant\n", add_special_tokens=False)
-    batch = []
-    for _ in range(recipe.drill_tokens // (n_calls * (2 * N_CANDIDATES + 35) + 40)):
-        length = max(2, int(np.ceil(N_CANDIDATES * rng.random() ** 0.5)))  # of any length, but long ones more often
-        world = random_world(rng, longest=1, history=1, candidates=length)
-        turns = scripted_ranking(world, rng, n_calls, tools, recipe.fuse)
-        batch.append([play(turns, replace(world, neighbours=0), chat, "rank", start)])
-    return batch
-
-
-def _world_lessons(chat: ChatFormat, recipe: Recipe, rng: np.random.Generator, n_calls: int) -> list[Trajectory]:
-    context = random_world(rng)
-    if rng.random() < recipe.pair_share:
-        question = str(rng.choice(["more", "less"]))
-        pair = tuple((rng.choice(N_CANDIDATES, 2, replace=False) + 1).tolist())
-        prompt = chat.prompt_ids(context, question, pair)
-        scripts = [scripted_pair(context, rng, question, pair, n_calls) for _ in range(recipe.episodes)]
-    else:
-        question, prompt = "rank", chat.prompt_ids(context)
-        scripts = [scripted_ranking(context, rng, n_calls, fuse=recipe.fuse) for _ in range(recipe.episodes)]
-    return [play(turns, context, chat, question, prompt) for turns in scripts]
-
-
-def cross_entropy(model, groups: list[list[Trajectory]]) -> tuple[torch.Tensor, torch.Tensor]:
+def cross_entropy(model, groups: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean cross-entropy of action tokens and of observation tokens."""
     rows = [t for group in groups for t in group]
     group_of = torch.tensor([g for g, group in enumerate(groups) for _ in group])
     prompts, prompt_mask = pad([group[0].prompt_ids for group in groups], 0, left=True)
     ids, mask = pad([t.completion_ids for t in rows], 0)
     actions, _ = pad([t.action_mask for t in rows], 0)
-    with torch.autocast("cpu", torch.bfloat16):
-        states = predictor_states(model, prompts, prompt_mask, ids, mask, group_of)
-        chosen = mask.bool()
-        logprobs, _ = token_logprobs(model, states[chosen], ids[chosen])
+    states = predictor_states(model, prompts, prompt_mask, ids, mask, group_of)
+    chosen = mask.bool()
+    losses = F.cross_entropy(model.get_output_embeddings()(states[chosen]), ids[chosen], reduction="none")
     is_action = actions[chosen].bool()
-    return -logprobs[is_action].mean(), -logprobs[~is_action].sum() / max(1, int((~is_action).sum()))
+    return losses[is_action].mean(), losses[~is_action].sum() / max(1, int((~is_action).sum()))
 
 
 def optimizers(model, recipe: Recipe) -> list[torch.optim.Optimizer]:
@@ -176,9 +131,19 @@ def optimizers(model, recipe: Recipe) -> list[torch.optim.Optimizer]:
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim < 2 or "embed" in n]
     return [
-        torch.optim.Muon(matrices, lr=recipe.muon_rate, weight_decay=0.01, adjust_lr_fn="original"),
+        Muon(matrices, lr=recipe.muon_rate),
         torch.optim.AdamW(others, lr=recipe.adam_rate, betas=(0.9, 0.95), weight_decay=0.01),
     ]
+
+
+def syllabus(recipe: Recipe, rng: np.random.Generator, phase: int) -> tuple[str, int]:
+    """Kind and number of calls of the next batch: 0 is drills in copying, 1 in contrasting, 2 whole worlds."""
+    if phase == 0:
+        return "copy", 1
+    if phase == 1 or rng.random() < recipe.contrast:
+        return "contrast", int(rng.integers(1, 5))
+    n_calls = int(rng.choice(len(CALLS), p=CALLS))
+    return ("choices" if n_calls and rng.random() < recipe.choices else "worlds"), n_calls
 
 
 def pretrain(out: str | Path, recipe: Recipe | None = None) -> Path:
@@ -192,24 +157,84 @@ def pretrain(out: str | Path, recipe: Recipe | None = None) -> Path:
         The folder.
     """
     recipe, out = recipe or Recipe(), Path(out)
-    rng = np.random.default_rng(recipe.seed)
-    tokenizer = new_tokenizer(rng)
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as meeting:
+        torch.multiprocessing.spawn(_work, (recipe, out, f"file://{meeting}/point"), WORKERS)
+    return out
+
+
+def _work(rank: int, recipe: Recipe, out: Path, meeting: str) -> None:
+    """What each worker does: the same steps on its own lessons; the first one writes."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", meeting, rank=rank, world_size=WORKERS)
+    tokenizer = new_tokenizer(np.random.default_rng(recipe.seed))
     chat, model = ChatFormat.of(tokenizer, brief=True), new_policy(recipe, len(tokenizer))
-    steppers, log, start = optimizers(model, recipe), [], time.time()
-    use_fp32_attention(model)
-    model.train()
-    phase = 0
-    bar = tqdm(range(recipe.steps), desc="pre-training nano", mininterval=5)
+    unfinished = out / "unfinished.safetensors"
+    log = train(model.train(), chat, recipe, rank, unfinished)
+    if rank == 0:
+        model.save_pretrained(out)
+        tokenizer.save_pretrained(out)
+        write_log(out / "training_log.csv", log)
+        write_card(out / "README.md", recipe, log, exam(model, chat))
+        unfinished.unlink(missing_ok=True)
+    torch.distributed.destroy_process_group()
+
+
+def train(model, chat: ChatFormat, recipe: Recipe, rank: int, unfinished: Path) -> list[dict]:
+    """All steps of one worker, from where an interrupted one left off; a row of the log a step."""
+    steppers = optimizers(model, recipe)
+    log = resume(unfinished, model, steppers, recipe)
+    start = time.time() - (log[-1]["seconds"] if log else 0)
+    phase = log[-1]["phase"] + phase_is_over(log, recipe) if log else 0
+    bar = tqdm(
+        range(len(log), recipe.steps), initial=len(log), total=recipe.steps, desc="pre-training nano", mininterval=5,
+        disable=rank > 0,
+    )  # fmt: skip
     for step in bar:
-        losses = train_step(model, steppers, lesson(chat, recipe, rng, phase), recipe, step)
-        log.append({"step": step + 1, "phase": phase, "seconds": round(time.time() - start, 1), **losses})
+        kind, n_calls = syllabus(recipe, np.random.default_rng([recipe.seed, step]), phase)
+        lessons = batch(kind, chat, np.random.default_rng([recipe.seed, step, 1 + rank]), n_calls)
+        losses = train_step(model, steppers, lessons, recipe, step)
+        log.append({"step": step + 1, "phase": phase, "kind": kind, "seconds": time.time() - start, **losses})
         bar.set_postfix(action_ce=f"{losses['action_ce']:.3f}", phase=phase, refresh=False)
         phase += phase_is_over(log, recipe)
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    write_log(out / "training_log.csv", log)
-    write_card(out / "README.md", recipe, log, exam(model, chat))
-    return out
+        if rank == 0 and (step + 1) % KEEP_EVERY == 0:
+            keep(unfinished, model, steppers, recipe, log)
+    return log
+
+
+def keep(path: Path, model, steppers: list[torch.optim.Optimizer], recipe: Recipe, log: list[dict]) -> None:
+    """Write all that is needed to go on after this step: weights, state of the optimizers, log."""
+    state = {
+        f"{i}/{name}/{key}": value
+        for i, stepper in enumerate(steppers)
+        for name, values in stepper.state_dict()["state"].items()
+        for key, value in values.items()
+    }
+    weights = {f"model/{name}": p.detach() for name, p in model.named_parameters()}
+    metadata = {"recipe": json.dumps(asdict(recipe)), "log": json.dumps(log)}
+    save_file(weights | state, path.with_suffix(".part"), metadata)
+    path.with_suffix(".part").replace(path)
+
+
+def resume(path: Path, model, steppers: list[torch.optim.Optimizer], recipe: Recipe) -> list[dict]:
+    """Put back what `keep` wrote; an empty log if there is nothing, or it is of another recipe."""
+    if not path.exists():
+        return []
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        if metadata["recipe"] != json.dumps(asdict(recipe)):
+            return []
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    for name, parameter in model.named_parameters():
+        parameter.data.copy_(tensors.pop(f"model/{name}"))
+    for i, stepper in enumerate(steppers):
+        state = defaultdict(dict)
+        for key, value in tensors.items():
+            owner, name, what = key.split("/")
+            if int(owner) == i:
+                state[int(name)][what] = value
+        stepper.load_state_dict(stepper.state_dict() | {"state": dict(state)})
+    return json.loads(metadata["log"])
 
 
 def phase_is_over(log: list[dict], recipe: Recipe, window: int = 20) -> bool:
@@ -221,18 +246,32 @@ def phase_is_over(log: list[dict], recipe: Recipe, window: int = 20) -> bool:
     return float(np.mean(losses[-window:])) < recipe.learnt[phase] or len(losses) >= recipe.longest[phase]
 
 
-def train_step(model, steppers: list[torch.optim.Optimizer], batch, recipe: Recipe, step: int) -> dict[str, float]:
+def train_step(model, steppers: list[torch.optim.Optimizer], lessons: Batch, recipe: Recipe, step: int) -> dict:
     """One update; the learning rates warm up, stay, and fall to nearly nothing over the last third."""
     scale = min(1.0, (step + 1) / recipe.warm_up, 3 * (1 - step / recipe.steps) + 0.02)
     for optimizer, rate in zip(steppers, (recipe.muon_rate, recipe.adam_rate), strict=True):
         optimizer.param_groups[0]["lr"] = rate * scale
-    action, observation = cross_entropy(model, batch)
+    action, observation = cross_entropy(model, lessons)
     (action + recipe.observation_weight * observation).backward()
+    means = average_gradients(model, torch.stack([action, observation]).detach())
     clip_grad_norm_(model.parameters(), 1.0)
     for optimizer in steppers:
         optimizer.step()
         optimizer.zero_grad()
-    return {"action_ce": action.item(), "observation_ce": observation.item()}
+    return dict(zip(("action_ce", "observation_ce"), means.tolist(), strict=True))
+
+
+def average_gradients(model, also: torch.Tensor) -> torch.Tensor:
+    """Mean over the workers, of every gradient in place and of a vector, in one message."""
+    gradients = [p.grad for p in model.parameters()]
+    message = torch.cat([*(gradient.flatten() for gradient in gradients), also])
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(message)
+        message /= torch.distributed.get_world_size()
+    *parts, also = message.split([*(gradient.numel() for gradient in gradients), len(also)])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))
+    return also
 
 
 def write_log(path: Path, log: list[dict], every: int = 25) -> None:
@@ -244,7 +283,7 @@ def write_log(path: Path, log: list[dict], every: int = 25) -> None:
         for i in range(every, len(log) + 1, every):
             part = log[i - every : i]
             means = (f"{np.mean([row[column] for row in part]):.4f}" for column in columns)
-            writer.writerow([part[-1]["step"], part[-1]["phase"], part[-1]["seconds"], *means])
+            writer.writerow([part[-1]["step"], part[-1]["phase"], round(part[-1]["seconds"], 1), *means])
 
 
 def write_card(path: Path, recipe: Recipe, log: list[dict], marks: dict) -> None:

@@ -1,8 +1,8 @@
 """Scripted teachers: what nano is shown in generated worlds.
 
-A teacher calls random tools in random order, and then ranks by one of the orders it has been shown, or by two of them
-in turn, or keeps the (random) given order if it has seen none. It has no preference: which tool is worth asking, and
-whether evidence should be fused, is left for reinforcement learning to find out.
+A teacher calls random tools in random order, and then ranks by one of the orders it has been shown, or keeps the
+(random) given order if it has seen none. It has no preference: which tool is worth asking, and which list is worth
+following, is left for reinforcement learning to find out.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,6 @@ from agenticrec_lite.tools.context import label
 from agenticrec_lite.tools.text import escape, shown_scores
 
 ORDERING = ("get_similar_users", "get_similar_items")  # tools that list the candidates in order
-SCORING = (*ORDERING, "candidates_analyze")  # tools that show a score of each candidate
 
 
 @dataclass
@@ -30,14 +29,16 @@ class Script:
     seen: dict[str, np.ndarray]
 
 
-def scripted_calls(
-    context: TaskContext, rng: np.random.Generator, n_calls: int, tools: Sequence[str] = tuple(TOOLS)
-) -> Script:
-    """Calls of random tools with random arguments, now and then a wrong one."""
+def some_tools(rng: np.random.Generator, n_calls: int, tools: Sequence[str] = tuple(TOOLS)) -> list[str]:
+    """Different tools in random order."""
+    return rng.choice(list(tools), size=n_calls, replace=False).tolist()
+
+
+def scripted_calls(context: TaskContext, rng: np.random.Generator, tools: Sequence[str]) -> Script:
+    """Calls of the given tools with random arguments, now and then a wrong one."""
     script = Script([], {})
-    for name in rng.choice(list(tools), size=n_calls, replace=False):
-        arguments = _arguments(str(name), context, rng, script)
-        script.turns.append(write_call(str(name), arguments, f"I ask {name}."))
+    for name in tools:
+        script.turns.append(write_call(name, _arguments(name, context, rng, script), f"I ask {name}."))
     return script
 
 
@@ -71,46 +72,39 @@ def choose_sources(script: Script, rng: np.random.Generator) -> list[str]:
     return sorted(rng.choice(sources, size=size, replace=False).tolist(), key=sources.index)
 
 
-def ranking(evidence: Sequence[np.ndarray]) -> list[int]:
-    """Candidate numbers by one source, or by several in turn: each names its best candidate that is not in yet.
+def follow(script: Script, source: str) -> str:
+    """The answer turn: the top ten in the order that a source showed."""
+    order = np.argsort(-script.seen[source], kind="stable") + 1
+    return write_answer(order[:TOP].tolist(), f"I follow {source}.")
 
-    Args:
-        evidence: Raw scores of the candidates [C], a source each; the last one begins.
-    """
-    orders = [np.argsort(-scores, kind="stable") + 1 for scores in reversed(evidence)]
-    return list(dict.fromkeys(int(n) for place in zip(*orders, strict=True) for n in place))
+
+def follow_each(script: Script) -> list[str]:
+    """An answer turn for each list that was shown; one that keeps the given order if there was none."""
+    listed = [source for source in script.seen if source != "popularity"]
+    if not listed:
+        return [write_answer(list(range(1, TOP + 1)), "I have no evidence, I keep the given order.")]
+    return [follow(script, source) for source in listed]
 
 
 def scripted_ranking(
-    context: TaskContext,
-    rng: np.random.Generator,
-    n_calls: int,
-    tools: Sequence[str] = tuple(TOOLS),
-    fuse: float = 0.0,
+    context: TaskContext, rng: np.random.Generator, n_calls: int, tools: Sequence[str] = tuple(TOOLS)
 ) -> list[str]:
-    """All turns of a trajectory that ends in a top ten by the chosen evidence.
+    """All turns of a trajectory that ends in a top ten by one of the lists it was shown.
 
     Args:
         context, rng: The world.
-        n_calls: Tool calls before the answer.
+        n_calls: Tool calls before the answer, all of different tools.
         tools: To choose from.
-        fuse: Probability of taking two of the orders that were shown in turn, if there are two; else one is followed.
     """
-    script = scripted_calls(context, rng, n_calls, tools)
-    listed = [source for source in script.seen if source != "popularity"]
-    if not listed:
-        return [*script.turns, write_answer(list(range(1, TOP + 1)), "I have no evidence, I keep the given order.")]
-    size = 2 if len(listed) > 1 and rng.random() < fuse else 1
-    sources = sorted(rng.choice(listed, size=size, replace=False).tolist(), key=listed.index)
-    think = f"I {'follow' if size == 1 else 'fuse'} {' and '.join(sources)}."
-    return [*script.turns, write_answer(ranking([script.seen[source] for source in sources])[:TOP], think)]
+    script = scripted_calls(context, rng, some_tools(rng, n_calls, tools))
+    return [*script.turns, str(rng.choice(follow_each(script)))]
 
 
 def scripted_pair(
     context: TaskContext, rng: np.random.Generator, question: str, pair: tuple[int, int], n_calls: int
 ) -> list[str]:
     """All turns of a trajectory that ends in A or B: the higher summed score is the more likely one."""
-    script = scripted_calls(context, rng, n_calls)
+    script = scripted_calls(context, rng, some_tools(rng, n_calls))
     sources = choose_sources(script, rng)
     if not sources:
         return [*script.turns, write_answer(str(rng.choice(["A", "B"])), "I have no evidence, I guess.")]
