@@ -8,6 +8,7 @@ from pathlib import Path
 
 import bitsandbytes
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -83,10 +84,15 @@ def smollm2_folder() -> Path:
         model = AutoModelForCausalLM.from_pretrained(
             gguf, gguf_file=SMOLLM2_GGUF, quantization_config=how, dtype=torch.float32
         )
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-            model.save_pretrained(f"{scratch}/fresh")
-            AutoTokenizer.from_pretrained(gguf, gguf_file=SMOLLM2_GGUF).save_pretrained(f"{scratch}/fresh")
-            Path(scratch, "fresh").rename(folder)
+        try:
+            with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+                model.save_pretrained(f"{scratch}/fresh")
+                AutoTokenizer.from_pretrained(gguf, gguf_file=SMOLLM2_GGUF).save_pretrained(f"{scratch}/fresh")
+                Path(scratch, "fresh").rename(folder)
+        except (OSError, SafetensorError) as error:
+            raise UserError(
+                f"smollm2-135m cannot be unpacked beside {gguf}: {error}. It takes 0.6 GB there; free some, try again."
+            ) from None
     return folder
 
 

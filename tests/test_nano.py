@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from agenticrec_lite.agent.environment import RankingEnvironment
+from agenticrec_lite.tools import TOOLS
 from agenticrec_lite.tools.text import shown_scores
 from agenticrec_lite.training.nano import lessons, pretrain
 from agenticrec_lite.training.nano.lessons import CALLS, DRILL_TOKENS, batch
@@ -20,6 +21,7 @@ from agenticrec_lite.training.nano.teacher import (
     play,
     scripted_pair,
     scripted_ranking,
+    some_tools,
 )
 from agenticrec_lite.training.nano.worlds import random_world
 
@@ -71,6 +73,14 @@ def test_each_list_is_followed_once_and_only_the_answers_are_learnt_from(tiny):
                 assert re.findall(r"(\d+):", order)[:10] == numbers.split(", ")
 
 
+def test_a_habit_makes_asking_for_lists_rarer_and_nothing_impossible():
+    rng = np.random.default_rng(7)
+    first = [[some_tools(rng, 1, favour=favour)[0] for _ in range(2000)] for favour in (1.0, 2.0)]
+    shares = [np.mean([tool in ORDERING for tool in tools]) for tools in first]
+    assert shares == pytest.approx([2 / 7, 2 / 12], abs=0.03)
+    assert len(set(first[1])) == 7 and sorted(some_tools(rng, 7, favour=2.0)) == sorted(TOOLS)
+
+
 def test_pair_answers_agree_with_the_evidence_in_both_directions():
     rng = np.random.default_rng(2)
     for _ in range(40):
@@ -109,8 +119,9 @@ def test_numbers_and_scores_are_single_tokens(tiny):
 def test_lessons_go_from_drills_to_worlds_and_can_be_learnt(tiny):
     model, chat = tiny
     rng = np.random.default_rng(5)
-    kinds = [{syllabus(Recipe(), np.random.default_rng([0, i]), phase)[0] for i in range(200)} for phase in range(3)]
-    assert kinds == [{"copy"}, {"contrast"}, {"contrast", "worlds", "choices"}]
+    kinds = [{syllabus(Recipe(), np.random.default_rng([0, i]), phase)[0] for i in range(200)} for phase in range(4)]
+    assert kinds[:3] == [{"copy"}, {"contrast"}, {"contrast", "worlds", "choices"}]
+    assert kinds[3] == {"contrast", "habits", "choices"}
     drills, worlds = batch("copy", chat, rng, 1), batch("worlds", chat, rng, 2)
     assert {t.n_calls for group in drills for t in group} == {1} and {t.n_calls for g in worlds for t in g} == {2}
     assert 0.5 < sum(len(t.completion_ids) for group in drills for t in group) / DRILL_TOKENS < 1.5
@@ -134,7 +145,7 @@ def test_muon_is_torchs_in_fp32():
 
 
 def test_an_interrupted_pre_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
-    recipe = Recipe(steps=4, hidden=32, layers=2, longest=(1, 1))
+    recipe = Recipe(steps=3, habit_steps=1, hidden=32, layers=2, longest=(1, 1))
     tokenizer = pretrain.new_tokenizer(np.random.default_rng(0), worlds=60)
     chat = pretrain.ChatFormat.of(tokenizer, brief=True)
     monkeypatch.setattr(pretrain, "KEEP_EVERY", 2)
@@ -160,7 +171,7 @@ def test_an_interrupted_pre_training_goes_on_to_the_same_weights(tmp_path, monke
 
 @pytest.mark.all
 def test_two_workers_rebuild_a_policy_with_its_card(tmp_path):
-    out = pretrain.pretrain(tmp_path / "nano", Recipe(steps=25, hidden=32, layers=2, longest=(10, 10)))
+    out = pretrain.pretrain(tmp_path / "nano", Recipe(steps=20, habit_steps=5, hidden=32, layers=2, longest=(10, 10)))
     names = {path.name for path in out.iterdir()}
     assert {"model.safetensors", "tokenizer.json", "training_log.csv", "README.md"} <= names
     assert "unfinished.safetensors" not in names

@@ -21,6 +21,7 @@ CALLS = (0.04, 0.22, 0.32, 0.24, 0.12, 0.06)  # probability of 0, 1, 2, ... call
 DRILL_TOKENS = 6000  # about, a batch
 WORLDS = 16  # distinct prompts a batch, divided by the number of turns, at least 4
 EPISODES = 4  # scripted trajectories a prompt; they share its forward pass
+HABIT = 2.0  # how much more often than for lists teachers ask for something else, in the last lessons
 PAIRS = 0.25  # share of the worlds that ask a pair-wise question
 
 Batch = list[list[Trajectory]]  # trajectories that share a prompt, a list each
@@ -32,7 +33,8 @@ def batch(kind: str, chat: ChatFormat, rng: np.random.Generator, n_calls: int) -
     Args:
         kind: "copy" is a bare list to follow; "contrast" the same bare lists, each followed in turn; "worlds" whole
             tasks; "choices" whole tasks whose lists are each followed in turn. Where lists are followed in turn only
-            the answers are learnt from, as nothing before them says which list it will be.
+            the answers are learnt from, as nothing before them says which list it will be. "habits" are worlds whose
+            teachers ask for lists less often than for anything else.
         chat, rng: Tokens, and the source of everything random.
         n_calls: Tool calls before the answer.
     """
@@ -40,7 +42,8 @@ def batch(kind: str, chat: ChatFormat, rng: np.random.Generator, n_calls: int) -
         return _drills(chat, rng, n_calls, kind == "contrast")
     if kind == "choices":
         return [_choices(chat, rng, n_calls) for _ in range(max(4, WORLDS // n_calls))]
-    return [_world(chat, rng, n_calls) for _ in range(max(4, WORLDS // (n_calls + 1)))]
+    favour = HABIT if kind == "habits" else 1.0
+    return [_world(chat, rng, n_calls, favour) for _ in range(max(4, WORLDS // (n_calls + 1)))]
 
 
 def _drills(chat: ChatFormat, rng: np.random.Generator, n_calls: int, contrast: bool) -> Batch:
@@ -86,14 +89,14 @@ def _choices(chat: ChatFormat, rng: np.random.Generator, n_calls: int) -> list[T
     return _each_followed(context, chat, rng, n_calls, chat.prompt_ids(context))
 
 
-def _world(chat: ChatFormat, rng: np.random.Generator, n_calls: int) -> list[Trajectory]:
+def _world(chat: ChatFormat, rng: np.random.Generator, n_calls: int, favour: float) -> list[Trajectory]:
     context = random_world(rng)
     if rng.random() < PAIRS:
         question = str(rng.choice(["more", "less"]))
         pair = tuple((rng.choice(N_CANDIDATES, 2, replace=False) + 1).tolist())
         prompt = chat.prompt_ids(context, question, pair)
-        scripts = [scripted_pair(context, rng, question, pair, n_calls) for _ in range(EPISODES)]
+        scripts = [scripted_pair(context, rng, question, pair, n_calls, favour) for _ in range(EPISODES)]
     else:
         question, prompt = "rank", chat.prompt_ids(context)
-        scripts = [scripted_ranking(context, rng, n_calls) for _ in range(EPISODES)]
+        scripts = [scripted_ranking(context, rng, n_calls, favour=favour) for _ in range(EPISODES)]
     return [play(turns, context, chat, question, prompt) for turns in scripts]

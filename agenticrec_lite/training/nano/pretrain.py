@@ -1,6 +1,5 @@
 """Pre-training of nano on generated worlds: `agenticrec pretrain-nano`."""
 
-import csv
 import json
 import tempfile
 import time
@@ -19,6 +18,8 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from agenticrec_lite.agent.environment import RankingEnvironment
 from agenticrec_lite.agent.prompts import ChatFormat, task_prompt
+from agenticrec_lite.errors import UserError
+from agenticrec_lite.training.nano.card import write_card, write_log
 from agenticrec_lite.training.nano.exam import exam
 from agenticrec_lite.training.nano.lessons import CALLS, Batch, batch
 from agenticrec_lite.training.nano.muon import Muon
@@ -28,6 +29,7 @@ from agenticrec_lite.training.nano.worlds import random_world
 from agenticrec_lite.training.scoring import pad, predictor_states
 
 WORKERS = 2  # processes of one thread each: for matrices this small, twice as fast as one process of two threads
+UNFINISHED = "unfinished.safetensors"
 KEEP_EVERY = 100  # steps; an interrupted pre-training goes on from there
 
 
@@ -35,7 +37,8 @@ KEEP_EVERY = 100  # steps; an interrupted pre-training goes on from there
 class Recipe:
     """Everything that decides the checkpoint, beside the lessons."""
 
-    steps: int = 1500
+    steps: int = 1300
+    habit_steps: int = 150  # after these, with new optimizers and a quarter of the rates
     learnt: tuple[float, float] = (0.11, 0.06)  # cross-entropy at which drills in copying, in contrasting are over
     longest: tuple[int, int] = (450, 300)  # steps after which they are over in any case
     contrast: float = 0.15  # share of drills that goes on after that
@@ -48,31 +51,6 @@ class Recipe:
     query_key_scale: float = 2.0  # of the norms before attention: sharp enough at the start to point at one token
     observation_weight: float = 0.2  # of the loss on observation tokens: what a list of scores looks like
     seed: int = 0
-
-
-CARD = """# nano
-
-A policy of the Qwen3 architecture with its own byte-level BPE, pre-trained by this project on generated worlds only:
-random catalogues with random evidence. It speaks the text protocol, calls tools without preference, and follows one of
-the lists of candidates it has been shown. It has never seen a film, a product or a user. Rebuild it with
-
-    agenticrec pretrain-nano --out data/nano
-
-which took {minutes:.0f} minutes on 2 CPU cores. `training_log.csv` has the losses.
-
-| recipe | |
-|---|---|
-{made}
-
-In held-out generated worlds, sampled at temperature 1 (exact: the whole answer is the order by the evidence that the
-last thought names; first: its first place is):
-
-| | |
-|---|---|
-{can}
-
-Licence: Apache-2.0, as the project.
-"""
 
 
 def new_tokenizer(rng: np.random.Generator, worlds: int = 1500) -> PreTrainedTokenizerFast:
@@ -137,13 +115,14 @@ def optimizers(model, recipe: Recipe) -> list[torch.optim.Optimizer]:
 
 
 def syllabus(recipe: Recipe, rng: np.random.Generator, phase: int) -> tuple[str, int]:
-    """Kind and number of calls of the next batch: 0 is drills in copying, 1 in contrasting, 2 whole worlds."""
+    """Kind and number of calls of the next batch; the phases: copying, contrasting, worlds, worlds with habits."""
     if phase == 0:
         return "copy", 1
     if phase == 1 or rng.random() < recipe.contrast:
         return "contrast", int(rng.integers(1, 5))
     n_calls = int(rng.choice(len(CALLS), p=CALLS))
-    return ("choices" if n_calls and rng.random() < recipe.choices else "worlds"), n_calls
+    worlds = "worlds" if phase == 2 else "habits"
+    return ("choices" if n_calls and rng.random() < recipe.choices else worlds), n_calls
 
 
 def pretrain(out: str | Path, recipe: Recipe | None = None) -> Path:
@@ -155,9 +134,16 @@ def pretrain(out: str | Path, recipe: Recipe | None = None) -> Path:
 
     Returns:
         The folder.
+
+    Raises:
+        UserError: The folder cannot be made or written.
     """
     recipe, out = recipe or Recipe(), Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / UNFINISHED).with_suffix(".part").touch()
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error.strerror}); give another --out.") from None
     with tempfile.TemporaryDirectory() as meeting:
         torch.multiprocessing.spawn(_work, (recipe, out, f"file://{meeting}/point"), WORKERS)
     return out
@@ -169,14 +155,15 @@ def _work(rank: int, recipe: Recipe, out: Path, meeting: str) -> None:
     torch.distributed.init_process_group("gloo", meeting, rank=rank, world_size=WORKERS)
     tokenizer = new_tokenizer(np.random.default_rng(recipe.seed))
     chat, model = ChatFormat.of(tokenizer, brief=True), new_policy(recipe, len(tokenizer))
-    unfinished = out / "unfinished.safetensors"
+    unfinished = out / UNFINISHED
     log = train(model.train(), chat, recipe, rank, unfinished)
     if rank == 0:
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
         write_log(out / "training_log.csv", log)
-        write_card(out / "README.md", recipe, log, exam(model, chat))
-        unfinished.unlink(missing_ok=True)
+        write_card(out / "README.md", asdict(recipe), log, exam(model, chat))
+        for left in (unfinished, unfinished.with_suffix(".part")):
+            left.unlink(missing_ok=True)
     torch.distributed.destroy_process_group()
 
 
@@ -186,11 +173,13 @@ def train(model, chat: ChatFormat, recipe: Recipe, rank: int, unfinished: Path) 
     log = resume(unfinished, model, steppers, recipe)
     start = time.time() - (log[-1]["seconds"] if log else 0)
     phase = log[-1]["phase"] + phase_is_over(log, recipe) if log else 0
+    total = recipe.steps + recipe.habit_steps
     bar = tqdm(
-        range(len(log), recipe.steps), initial=len(log), total=recipe.steps, desc="pre-training nano", mininterval=5,
-        disable=rank > 0,
-    )  # fmt: skip
+        range(len(log), total), "pre-training nano", initial=len(log), total=total, mininterval=5, disable=rank > 0
+    )
     for step in bar:
+        if step == recipe.steps:
+            phase, steppers = 3, optimizers(model, recipe)
         kind, n_calls = syllabus(recipe, np.random.default_rng([recipe.seed, step]), phase)
         lessons = batch(kind, chat, np.random.default_rng([recipe.seed, step, 1 + rank]), n_calls)
         losses = train_step(model, steppers, lessons, recipe, step)
@@ -241,14 +230,16 @@ def phase_is_over(log: list[dict], recipe: Recipe, window: int = 20) -> bool:
     """Whether the drills of the last row's phase have been learnt (mean over 20 steps), or have taken long enough."""
     phase = log[-1]["phase"]
     losses = [row["action_ce"] for row in log if row["phase"] == phase]
-    if phase == 2 or len(losses) < window:
+    if phase >= 2 or len(losses) < window:
         return False
     return float(np.mean(losses[-window:])) < recipe.learnt[phase] or len(losses) >= recipe.longest[phase]
 
 
 def train_step(model, steppers: list[torch.optim.Optimizer], lessons: Batch, recipe: Recipe, step: int) -> dict:
-    """One update; the learning rates warm up, stay, and fall to nearly nothing over the last third."""
+    """One update; the learning rates warm up, stay, and fall over the last third; a quarter, falling, for habits."""
     scale = min(1.0, (step + 1) / recipe.warm_up, 3 * (1 - step / recipe.steps) + 0.02)
+    if step >= recipe.steps:
+        scale = 0.25 * (1 - (step - recipe.steps) / recipe.habit_steps)
     for optimizer, rate in zip(steppers, (recipe.muon_rate, recipe.adam_rate), strict=True):
         optimizer.param_groups[0]["lr"] = rate * scale
     action, observation = cross_entropy(model, lessons)
@@ -272,22 +263,3 @@ def average_gradients(model, also: torch.Tensor) -> torch.Tensor:
     for gradient, part in zip(gradients, parts, strict=True):
         gradient.copy_(part.view_as(gradient))
     return also
-
-
-def write_log(path: Path, log: list[dict], every: int = 25) -> None:
-    """Means over every 25 steps."""
-    columns = ["action_ce", "observation_ce"]
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["step", "phase", "seconds", *columns])
-        for i in range(every, len(log) + 1, every):
-            part = log[i - every : i]
-            means = (f"{np.mean([row[column] for row in part]):.4f}" for column in columns)
-            writer.writerow([part[-1]["step"], part[-1]["phase"], round(part[-1]["seconds"], 1), *means])
-
-
-def write_card(path: Path, recipe: Recipe, log: list[dict], marks: dict) -> None:
-    """The model card: what it is, how it was made, what it can do."""
-    made = "\n".join(f"| {name} | {value} |" for name, value in asdict(recipe).items())
-    can = "\n".join(f"| {name} | {value:.3f} |" for name, value in marks.items() if value is not None)
-    path.write_text(CARD.format(minutes=log[-1]["seconds"] / 60, made=made, can=can), encoding="utf-8")

@@ -1,8 +1,10 @@
 """Scripted teachers: what nano is shown in generated worlds.
 
 A teacher calls random tools in random order, and then ranks by one of the orders it has been shown, or keeps the
-(random) given order if it has seen none. It has no preference: which tool is worth asking, and which list is worth
-following, is left for reinforcement learning to find out.
+(random) given order if it has seen none. Which tool is worth asking, and which list is worth following, is left for
+reinforcement learning to find out. A policy that learnt from teachers without any preference would call one tool and
+answer when it decodes greedily, and which tool that is would be the luck of the seed (2 in 7: the right one). So in
+the last lessons the teachers have a habit: they ask about the user and the items more often than for lists.
 """
 
 from collections.abc import Sequence
@@ -29,9 +31,14 @@ class Script:
     seen: dict[str, np.ndarray]
 
 
-def some_tools(rng: np.random.Generator, n_calls: int, tools: Sequence[str] = tuple(TOOLS)) -> list[str]:
-    """Different tools in random order."""
-    return rng.choice(list(tools), size=n_calls, replace=False).tolist()
+def some_tools(
+    rng: np.random.Generator, n_calls: int, tools: Sequence[str] = tuple(TOOLS), favour: float = 1.0
+) -> list[str]:
+    """Different tools in random order; those that list no candidates are drawn `favour` times as often."""
+    if favour == 1:
+        return rng.choice(list(tools), size=n_calls, replace=False).tolist()
+    weights = np.array([1.0 if tool in ORDERING else favour for tool in tools])
+    return rng.choice(list(tools), size=n_calls, replace=False, p=weights / weights.sum()).tolist()
 
 
 def scripted_calls(context: TaskContext, rng: np.random.Generator, tools: Sequence[str]) -> Script:
@@ -87,24 +94,33 @@ def follow_each(script: Script) -> list[str]:
 
 
 def scripted_ranking(
-    context: TaskContext, rng: np.random.Generator, n_calls: int, tools: Sequence[str] = tuple(TOOLS)
+    context: TaskContext,
+    rng: np.random.Generator,
+    n_calls: int,
+    tools: Sequence[str] = tuple(TOOLS),
+    favour: float = 1.0,
 ) -> list[str]:
     """All turns of a trajectory that ends in a top ten by one of the lists it was shown.
 
     Args:
         context, rng: The world.
         n_calls: Tool calls before the answer, all of different tools.
-        tools: To choose from.
+        tools, favour: To choose from, see `some_tools`.
     """
-    script = scripted_calls(context, rng, some_tools(rng, n_calls, tools))
+    script = scripted_calls(context, rng, some_tools(rng, n_calls, tools, favour))
     return [*script.turns, str(rng.choice(follow_each(script)))]
 
 
 def scripted_pair(
-    context: TaskContext, rng: np.random.Generator, question: str, pair: tuple[int, int], n_calls: int
+    context: TaskContext,
+    rng: np.random.Generator,
+    question: str,
+    pair: tuple[int, int],
+    n_calls: int,
+    favour: float = 1.0,
 ) -> list[str]:
     """All turns of a trajectory that ends in A or B: the higher summed score is the more likely one."""
-    script = scripted_calls(context, rng, some_tools(rng, n_calls))
+    script = scripted_calls(context, rng, some_tools(rng, n_calls, favour=favour))
     sources = choose_sources(script, rng)
     if not sources:
         return [*script.turns, write_answer(str(rng.choice(["A", "B"])), "I have no evidence, I guess.")]
