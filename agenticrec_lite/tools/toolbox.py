@@ -13,9 +13,9 @@ from agenticrec_lite.recommenders import ItemKNN, Popularity, SASRec
 from agenticrec_lite.tools.context import Evidence, ItemCard, TaskContext
 from agenticrec_lite.tools.text import standardise
 
-N_NEIGHBOURS = 50  # users whose items vote
+N_NEIGHBOURS = 100  # users whose items vote
 # Weights of the weaker part of each tool's evidence, chosen on ml-100k's validation tasks.
-VOTES = 0.25
+VOTES = 0.5
 EMBEDDING = 0.5
 
 
@@ -26,9 +26,8 @@ class Toolbox:
     Attributes:
         cards: What is shown of each item, by item code.
         popularity, itemknn, sasrec: The fitted recommenders; baselines use the same objects.
-        user_vectors: Unit-length SASRec state of each fitted user's sequence [U, d].
-        taken: Items of each of those users, 0/1 [U, n_items].
-        latest: Their last items, newest first.
+        taken: Items of each fitted user, 0/1 [U, n_items].
+        latest: Each one's last item [U].
         neighbours: How many neighbours a collaborative tool names.
     """
 
@@ -36,9 +35,8 @@ class Toolbox:
     popularity: Popularity
     itemknn: ItemKNN
     sasrec: SASRec
-    user_vectors: np.ndarray
     taken: np.ndarray
-    latest: list[list[int]]
+    latest: list[int]
     neighbours: int = 3
 
     @classmethod
@@ -63,11 +61,20 @@ class Toolbox:
             popularity=popularity,
             itemknn=itemknn,
             sasrec=sasrec,
-            user_vectors=unit_length(sasrec.encode(sequences)),
             taken=taken,
-            latest=[sequence[:-4:-1] for sequence in sequences],
+            latest=[sequence[-1] for sequence in sequences],
             neighbours=neighbours,
         )
+
+    @cached_property
+    def user_sizes(self) -> np.ndarray:
+        """Square root of the number of items that each fitted user took [U]."""
+        return np.sqrt(self.taken.sum(1))
+
+    @cached_property
+    def item_sizes(self) -> np.ndarray:
+        """Square root of the number of fitted users who took each item, at least 1 [n_items]."""
+        return np.sqrt(np.maximum(self.taken.sum(0), 1))
 
     @cached_property
     def item_vectors(self) -> np.ndarray:
@@ -80,13 +87,12 @@ class Toolbox:
             return []
         histories = [task.history for task in tasks]
         wanted = self.sasrec.score(histories, [task.candidates for task in tasks])
-        vectors = unit_length(self.sasrec.encode(histories))
         return [
             TaskContext(
                 history=[self.cards[item] for item in task.history],
                 ratings=task.history_ratings,
                 candidates=[self.cards[item] for item in task.candidates],
-                collaborative=FittedCollaborative(self, task, wanted[i], vectors[i]),
+                collaborative=FittedCollaborative(self, task, wanted[i]),
                 neighbours=self.neighbours,
             )
             for i, task in enumerate(tasks)
@@ -101,25 +107,29 @@ class FittedCollaborative:
         toolbox: Fitted evidence.
         task: The task.
         wanted: SASRec's scores of the candidates given the history [C].
-        vector: Unit-length SASRec state of the history [d].
     """
 
     toolbox: Toolbox
     task: RankingTask
     wanted: np.ndarray
-    vector: np.ndarray
 
     def votes(self) -> tuple[np.ndarray, np.ndarray]:
-        """The nearest users, and the similarity-weighted share of them that took each candidate [C]."""
-        similarity = self.toolbox.user_vectors @ self.vector
+        """The nearest users, nearest first, and their votes for each candidate [C].
+
+        Neighbours are those who took the history's items (cosine of 0/1 rows, as in user-based collaborative
+        filtering) and not those with a similar SASRec state: that would be SASRec's evidence once more. A vote weighs
+        as much as its user is similar, and is divided by the square root of the item's count, or the well-known items
+        would win everywhere.
+        """
+        box, candidates = self.toolbox, np.array(self.task.candidates)
+        similarity = box.taken[:, list(self.task.history)].sum(1) / box.user_sizes
         nearest = np.argsort(-similarity, kind="stable")[:N_NEIGHBOURS]
-        weights = np.clip(similarity[nearest], 0, None)
-        return nearest, weights @ self.toolbox.taken[np.ix_(nearest, np.array(self.task.candidates))]
+        return nearest, similarity[nearest] @ box.taken[np.ix_(nearest, candidates)] / box.item_sizes[candidates]
 
     def similar_users(self) -> Evidence:
         """SASRec's score of the candidates plus, with less weight, the neighbours' votes; each standardised."""
         nearest, votes = self.votes()
-        titles = [self.toolbox.cards[self.toolbox.latest[user][0]].title for user in nearest]
+        titles = [self.toolbox.cards[self.toolbox.latest[user]].title for user in nearest]
         return Evidence(list(dict.fromkeys(titles)), standardise(self.wanted) + VOTES * standardise(votes))
 
     def similar_items(self, place: tuple[str, int] | None) -> Evidence:
