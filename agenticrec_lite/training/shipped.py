@@ -1,0 +1,49 @@
+"""Finished runs as material for a closer look: those that ship with the repository, or one's own."""
+
+import shutil
+import tempfile
+import weakref
+from pathlib import Path
+
+from agenticrec_lite.data import load_dataset
+from agenticrec_lite.policy import Policy, load_policy
+from agenticrec_lite.runs import open_run, read_config, read_result
+from agenticrec_lite.training.pipeline import Experiment
+
+RESULTS = Path(__file__).parents[2] / "data" / "results"
+SHIPPED = RESULTS / "nano-ml-100k" / "seed-0"  # with adapters; its neighbours are other seeds, without
+
+
+def borrow(run_dir: str | Path = SHIPPED) -> Experiment:
+    """An experiment that goes on from a finished run, in a private copy: nothing is written to the run's folder.
+
+    The copy is without trajectories, which may hold text of a dataset, and is removed along with the experiment.
+
+    Args:
+        run_dir: A run folder, such as runs/demo.
+
+    Raises:
+        UserError: No finished run is there.
+    """
+    config = read_config(run_dir)
+    read_result(run_dir)
+    copy = Path(tempfile.mkdtemp(prefix="agenticrec-"))
+    shutil.copytree(
+        run_dir, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*", "trajectories.jsonl", "notebooks")
+    )
+    dataset, _, seed = (config[name] for name in ("dataset", "profile", "seed"))
+    sections = {name: section for name, section in config.items() if isinstance(section, dict)}
+    experiment = Experiment(load_dataset(dataset), sections, seed, open_run(copy, config))
+    weakref.finalize(experiment, shutil.rmtree, copy, ignore_errors=True)
+    return experiment
+
+
+def policy_after(experiment: Experiment, stage: str) -> Policy:
+    """The policy as a stage left it, not to be trained on: "frozen" (no adapter), "rta" or "ppr".
+
+    Raises:
+        UserError: The run has no adapter of that stage.
+    """
+    if stage == "frozen":
+        return load_policy(experiment.profile["policy"], trainable=False)
+    return load_policy(experiment.profile["policy"], experiment.adapter(stage), trainable=False)

@@ -1,0 +1,24 @@
+"""Borrowing a finished run: the folder itself stays as it is."""
+
+import pytest
+
+from agenticrec_lite.errors import UserError
+from agenticrec_lite.training.shipped import SHIPPED, borrow
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match="config.yaml"):
+        borrow(tmp_path)
+
+
+@pytest.mark.skipif(not SHIPPED.exists(), reason="no run ships with this checkout")
+def test_a_borrowed_run_leaves_the_folder_alone():
+    before = {path: path.stat().st_mtime_ns for path in SHIPPED.rglob("*")}
+    experiment = borrow()
+    assert experiment.run.done("rta") and experiment.run.folder != SHIPPED
+    experiment.run.mark("something")
+    copy = experiment.run.folder
+    experiment.run.write_result(n_test=1)
+    del experiment
+    assert {path: path.stat().st_mtime_ns for path in SHIPPED.rglob("*")} == before
+    assert not copy.exists()
