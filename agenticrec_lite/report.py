@@ -13,6 +13,28 @@ from agenticrec_lite.training.pipeline import COMPARED
 
 SHOWN = ("H@1", "H@5", "H@10", "N@5", "N@10")
 
+# What the paper reports (arXiv 2603.21613, by two public digests); R: reasoning only. None: not in our sources.
+_COLUMNS = ("H@1", "H@5", "N@5", "N@10")
+PAPER = {
+    "CDs": {
+        "sasrec": dict(zip(_COLUMNS, (0.0536, None, 0.1413, 0.2145), strict=True)),
+        "frozen_r": dict(zip(_COLUMNS, (0.1907, 0.4696, 0.3303, None), strict=True)),
+        "trained_r": dict(zip(_COLUMNS, (0.2324, 0.5399, 0.3865, None), strict=True)),
+        "frozen": dict(zip(_COLUMNS, (0.2331, 0.5476, 0.3955, None), strict=True)),
+        "rta": dict(zip(_COLUMNS, (0.2837, 0.6162, 0.4606, None), strict=True)),
+        "ppr": dict(zip(_COLUMNS, (0.2992, 0.6472, 0.4795, 0.5324), strict=True)),
+    },
+    "Instruments": {
+        "frozen_r": dict(zip(_COLUMNS, (0.1973, 0.5613, 0.3818, None), strict=True)),
+        "frozen": dict(zip(_COLUMNS, (0.1948, 0.5277, 0.3673, None), strict=True)),
+        "ppr": dict(zip(_COLUMNS, (0.2586, 0.6115, 0.4393, None), strict=True)),
+    },
+    "Games": {
+        "sasrec": dict(zip(_COLUMNS, (0.1535, None, 0.2762, 0.3234), strict=True)),
+        "ppr": dict(zip(_COLUMNS, (0.3282, None, 0.4887, 0.5445), strict=True)),
+    },
+}
+
 
 def pool(folders: Sequence[str | Path]) -> dict:
     """The test tasks of several runs of one setting as one sample.

@@ -221,6 +221,11 @@ def _settle(folder: Path, config: dict[str, Any]) -> None:
             )
 
 
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """The config.yaml of a run folder: dataset, profile, seed, settings. Raises UserError if there is none."""
+    return yaml.safe_load(_there(folder, "config.yaml").read_text(encoding="utf-8"))
+
+
 def read_result(folder: str | Path) -> dict[str, Any]:
     """The result.json of a run folder. Raises UserError if there is none yet."""
     return _read_json(_there(folder, "result.json"))
@@ -229,14 +234,12 @@ def read_result(folder: str | Path) -> dict[str, Any]:
 def read_metrics(folder: str | Path) -> "pd.DataFrame":
     """The metrics.csv of a run folder, a row a step, NaN where empty. Raises UserError if there is none."""
     import pandas as pd  # here, because the command line's quick answers need no pandas
-
     return pd.read_csv(_there(folder, "metrics.csv"))
 
 
 def read_ranks(folder: str | Path) -> "pd.DataFrame":
     """The ranks.csv of a finished run folder. Raises UserError if there is none."""
     import pandas as pd
-
     return pd.read_csv(_there(folder, "ranks.csv"))
 
 

@@ -10,7 +10,14 @@ import pandas as pd  # noqa: E402
 import pytest  # noqa: E402
 
 from agenticrec_lite.errors import UserError  # noqa: E402
-from agenticrec_lite.evaluation.figures import METHODS, final_bars, reward_curve, tool_use  # noqa: E402
+from agenticrec_lite.evaluation.figures import (  # noqa: E402
+    METHODS,
+    final_bars,
+    reward_curve,
+    side_by_side,
+    tool_use,
+    training_signals,
+)
 
 TOOLS = ("tool_get_similar_users", "tool_get_similar_items", "tool_item_info_search")
 
@@ -84,7 +91,46 @@ def test_final_bars_leaves_out_what_is_missing():
     assert "RTA" in shown and "RTA + PPR" not in shown and not any("ceiling" in text for text in shown)
 
 
+def make_points():
+    columns = ["panel", "row", "series", "value", "low", "high"]
+    return pd.DataFrame([
+        ("H@1", "frozen", "paper", 0.2, np.nan, np.nan), ("H@1", "frozen", "ours", 0.3, 0.25, 0.35),
+        ("H@1", "RTA", "ours", 0.5, 0.45, 0.55), ("difference", "RTA", "ours", 0.2, 0.15, 0.25),
+    ], columns=columns)
+
+
+def test_side_by_side_places_rows_and_series():
+    figure = side_by_side(make_points())
+    levels, difference = figure.axes
+    assert [label.get_text() for label in levels.get_yticklabels()] == ["frozen", "RTA"]
+    paper, ours = lines(levels, "paper")[0], lines(levels, "ours")[0]
+    assert (paper.get_xdata()[0], ours.get_xdata().tolist()) == (0.2, [0.3, 0.5])
+    assert paper.get_marker() != ours.get_marker()  # told apart without colour
+    assert paper.get_ydata()[0] < ours.get_ydata()[0] < 0.5 < ours.get_ydata()[1]
+    assert [0.25, 0.35] in [list(line.get_xdata()) for line in levels.lines]
+    at_zero = [[set(line.get_xdata()) == {0} for line in axes.lines] for axes in (levels, difference)]
+    assert not any(at_zero[0]) and any(at_zero[1])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["paper", "ours"]
+
+
+def make_signals(steps):
+    signals = {"reward_mean": 0.1, "valid": 1.0, "entropy": 0.2, "grad_norm": 3.0}
+    return pd.DataFrame({"step": range(1, steps + 1), **signals})
+
+
+def test_training_signals_tell_runs_apart_without_colour():
+    figure = training_signals({"steady": make_signals(4), "too fast": make_signals(2)})
+    assert len(figure.axes) == 4
+    for axes in figure.axes:
+        steady, fast = axes.lines
+        assert (len(steady.get_xdata()), len(fast.get_xdata())) == (4, 2)
+        assert steady.get_marker() != fast.get_marker() and steady.get_linestyle() != fast.get_linestyle()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["steady", "too fast"]
+
+
 @pytest.mark.parametrize("figure", [
+    lambda: training_signals({"one step": make_signals(1)}),
+    lambda: side_by_side(make_points()),
     lambda: reward_curve(make_metrics()), lambda: reward_curve(make_metrics([("sft", 1)])),
     lambda: tool_use(make_metrics([("rta", 2)])), lambda: final_bars(make_result()),
 ])

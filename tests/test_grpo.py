@@ -74,6 +74,13 @@ def test_every_adapter_weight_moves_and_no_other(trainer_of):
     assert trainer.history[0]["reward_mean"] == pytest.approx(np.mean([t.reward for t in trainer.trajectories]))
 
 
+def test_a_watcher_sees_each_step_as_it_ends(trainer_of):
+    trainer, seen = trainer_of(MIXED, steps=2), []
+    trainer.watch = lambda history: seen.append([row["step"] for row in history])
+    trainer.train()
+    assert seen == [[1], [1, 2]]
+
+
 def test_the_step_is_the_papers_gradient_computed_by_hand(trainer_of):
     """Gradient of -sum_i A_i sum_t log pi(a_t) over action tokens, over rows times length, nothing else."""
     trainer = trainer_of(MIXED, learning_rate=0.0)

@@ -6,7 +6,7 @@ import pytest
 
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.evaluation.metrics import summarize
-from agenticrec_lite.report import markdown, pool
+from agenticrec_lite.report import PAPER, markdown, pool
 from agenticrec_lite.runs import open_run
 
 
@@ -45,3 +45,11 @@ def test_what_cannot_be_pooled_is_refused(folders, tmp_path):
         run.write_result(dataset="other", profile="nano", seed=1)
     with pytest.raises(UserError, match="differ"):
         pool([folder for folder, _ in folders])
+
+
+@pytest.mark.parametrize("dataset", PAPER)
+def test_what_the_paper_reports_is_possible(dataset):
+    for figures in PAPER[dataset].values():
+        known = [figures[name] for name in ("H@1", "N@5", "H@5") if figures[name] is not None]
+        assert known == sorted(known)  # a discount lies between one and none
+        assert figures["N@10"] is None or figures["N@10"] > figures["N@5"]

@@ -15,6 +15,7 @@ from agenticrec_lite.errors import UserError
 from agenticrec_lite.runs import (
     open_run,
     plain,
+    read_config,
     read_metrics,
     read_result,
     read_trajectories,
@@ -211,3 +212,10 @@ def test_plain_is_json():
     value = {1: (np.int64(2), torch.tensor([1.5]), np.array([np.inf])), "a": {True}, "b": None}
     assert plain(value) == {"1": [2, [1.5], [None]], "a": [True], "b": None}
     json.dumps(plain(value), allow_nan=False)
+
+
+def test_a_reader_gets_the_configuration_without_the_lock(tmp_path):
+    with open_run(tmp_path / "run", CONFIG):
+        assert read_config(tmp_path / "run") == CONFIG
+    with pytest.raises(UserError, match="config.yaml"):
+        read_config(tmp_path)

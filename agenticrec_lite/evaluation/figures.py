@@ -31,7 +31,9 @@ METHODS = {  # name in result.json, top to bottom -> label, colour, marker
 }
 POLICIES = ("frozen", "rta", "ppr")
 BOUNDS = {"random": ("random order", (0, (1, 1.6))), "ceiling": ("evidence ceiling", (0, (5, 2)))}
+SERIES = ((INK, "o", True), (VERMILLION, "s", False), (BLUE, "x", True), (SOFT, "^", False))  # colour, marker, filled
 DASHES = ((0, (5, 2)), (0, (1, 1.6)), (0, (6, 2, 1, 2)), (0, (2, 2)))
+RUNS = ((BLUE, "-", "o"), (VERMILLION, (0, (4, 1.2)), "s"), (INK, (0, (1, 1.6)), "D"))  # runs beside each other
 WINDOW = 10  # steps in the running mean, at most a quarter of the stage
 STYLE = {
     "figure.dpi": 110, "savefig.dpi": 200, "figure.facecolor": "white", "axes.facecolor": "white",
@@ -105,6 +107,31 @@ def tool_use(metrics: pd.DataFrame) -> Figure:
     return figure
 
 
+def training_signals(runs: Mapping[str, pd.DataFrame]) -> Figure:
+    """What to watch while a policy trains, a panel a signal and a line a run: markers tell the runs apart.
+
+    Args:
+        runs: label -> metrics with columns step, reward_mean, valid, entropy and grad_norm.
+    """
+    signals = {"reward_mean": "mean reward", "valid": "valid answers", "entropy": "surprise, nats a token",
+               "grad_norm": "gradient norm"}
+    with plt.rc_context(STYLE):
+        figure, grid = plt.subplots(1, len(signals), figsize=(10.4, 2.9), layout="constrained")
+        for axes, (column, title) in zip(grid, signals.items(), strict=True):
+            for (label, metrics), (colour, line, marker) in zip(runs.items(), RUNS, strict=False):
+                values = metrics[column].astype(float)
+                axes.plot(metrics["step"], values, color=colour, linestyle=line, linewidth=1.8, marker=marker,
+                          markersize=5, markerfacecolor="white", label=label)
+            axes.set_title(title, fontsize=9.5)
+            if column == "valid":
+                axes.set_ylim(-0.05, 1.05)
+            axes.xaxis.get_major_locator().set_params(integer=True)
+        figure.supxlabel("training step", fontsize=10)
+        figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(RUNS))
+    plt.close(figure)
+    return figure
+
+
 def final_bars(result: Mapping) -> Figure:
     """N@10 and H@1 of every method as dots with 95 % intervals; random order and ceiling as lines.
 
@@ -132,6 +159,47 @@ def final_bars(result: Mapping) -> Figure:
             label.set_fontweight("bold" if name in POLICIES else "normal")
     plt.close(figure)
     return figure
+
+
+def side_by_side(points: pd.DataFrame) -> Figure:
+    """Several series beside each other, the paper's and ours for example, as dots with intervals.
+
+    A panel whose values fall on both sides of zero, or whose name says "difference", gets a line at zero.
+
+    Args:
+        points: A row a dot, with columns panel, row, series, value, and low, high (NaN without an interval). Panels,
+            rows (top to bottom) and series (at most four) come in the order in which they first appear.
+    """
+    panels, rows, names = (list(points[column].unique()) for column in ("panel", "row", "series"))
+    with plt.rc_context(STYLE):
+        size = (9.4, 0.5 * len(rows) + 1.5)
+        figure, grid = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False, layout="constrained")
+        for axes, panel in zip(grid[0], panels, strict=True):
+            here = points[points["panel"] == panel]
+            for name, dots in here.groupby("series", sort=False):
+                place = names.index(name)
+                _series(axes, name, dots, rows, 0.24 * (place - (len(names) - 1) / 2), SERIES[place])
+            if "difference" in panel or here["value"].min() < 0 < here["value"].max():
+                axes.axvline(0, color=INK, linewidth=1.1, zorder=1)
+            axes.set_xlabel(panel, fontsize=9.5)
+            axes.locator_params(axis="x", nbins=6)
+            axes.margins(x=0.06)
+        grid[0][0].set_yticks(range(len(rows)), rows)
+        grid[0][0].set_ylim(len(rows) - 0.5, -0.5)
+        dots = {label: dot for axes in grid[0] for dot, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+        figure.legend([dots[name] for name in names], names, loc="outside upper left", ncols=len(names))
+    plt.close(figure)
+    return figure
+
+
+def _series(axes: Axes, name: str, dots: pd.DataFrame, rows: list, shift: float, look: tuple) -> None:
+    """One series of a panel of side_by_side: intervals as lines, values as markers."""
+    colour, marker, filled = look
+    places = np.array([rows.index(row) + shift for row in dots["row"]])
+    for place, low, high in zip(places, dots["low"], dots["high"], strict=True):
+        axes.plot((low, high), (place, place), color=colour, linewidth=2.0)
+    axes.plot(dots["value"], places, linestyle="", marker=marker, markersize=7, markeredgewidth=1.5, color=colour,
+              markerfacecolor=colour if filled else "white", label=name)
 
 
 def _stages(metrics: pd.DataFrame, column: str) -> dict[str, pd.DataFrame]:

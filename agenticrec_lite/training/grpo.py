@@ -63,6 +63,7 @@ class ListwiseGRPOTrainer(GRPOTrainer):
         run: Where metrics and trajectories are logged, under `stage`; None logs nowhere.
         stage: "rta" or "ppr".
         seed: Of rollouts.
+        watch: Called after each step with the metrics of all steps so far, a dict a step.
     """
 
     def __init__(
@@ -76,7 +77,9 @@ class ListwiseGRPOTrainer(GRPOTrainer):
         stage: str,
         seed: int,
         output_dir: str,
+        watch: Callable[[list[dict]], None] | None = None,
     ):
+        self.watch = watch
         self.questions = {question.task_id: question for question in questions}
         self.reward, self.agent, self.run, self.stage, self.seed = reward, agent, run, stage, seed
         self.chat = ChatFormat.of(policy.tokenizer, policy.brief)
@@ -208,6 +211,8 @@ class ListwiseGRPOTrainer(GRPOTrainer):
             self.run.log_trajectories(
                 trajectory_rows(self.trajectories, self.questions, self.stage, row["step"], self.seed)
             )
+        if self.watch:
+            self.watch(self.history)
 
 
 def as_batch(trajectories: Sequence[Trajectory]) -> dict:

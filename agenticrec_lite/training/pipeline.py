@@ -202,8 +202,13 @@ def evaluate_frozen(experiment: Experiment) -> None:
     record(experiment, "frozen", experiment.ranks[better], figures[better])
 
 
-def train_rta(experiment: Experiment) -> None:
-    """Stage 1: list-wise GRPO on tasks of the later train split; the adapter is saved."""
+def train_rta(experiment: Experiment, watch=None) -> None:
+    """Stage 1: list-wise GRPO on tasks of the later train split; the adapter is saved.
+
+    Args:
+        experiment: With a fresh policy.
+        watch: Called after each step with the metrics of all steps so far, a dict a step: for live curves.
+    """
     if experiment.run.done("rta"):
         return
     settings = experiment.profile["rta"]
@@ -212,10 +217,10 @@ def train_rta(experiment: Experiment) -> None:
         Question(task.task_id, context, "rank", task.positive, None, task.candidates)
         for task, context in zip(tasks, experiment.early_toolbox.contexts(tasks), strict=True)
     ]
-    train(experiment, "rta", questions, listwise_reward)
+    train(experiment, "rta", questions, listwise_reward, watch)
 
 
-def train(experiment: Experiment, stage: str, questions: list[Question], reward) -> None:
+def train(experiment: Experiment, stage: str, questions: list[Question], reward, watch=None) -> None:
     """Run one training stage on the policy that the folder holds and save its adapter.
 
     Fewer questions than the profile's steps take make fewer steps; too few for one step, and the stage is left out.
@@ -232,6 +237,7 @@ def train(experiment: Experiment, stage: str, questions: list[Question], reward)
     trainer = ListwiseGRPOTrainer(
         experiment.policy, questions[: steps * settings["tasks_per_step"]], reward, {**settings, "steps": steps},
         experiment.profile["agent"], run, stage, experiment.seed, str(run.checkpoints / f"{stage}_trainer"),
+        watch,
     )  # fmt: skip
     with run.timer(stage):
         trainer.train()
