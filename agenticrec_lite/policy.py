@@ -63,7 +63,10 @@ def load_policy(settings: dict, adapter: str | Path | None = None, trainable: bo
     except OSError as error:
         raise UserError(f"the model {settings['id']!r} cannot be loaded: {str(error).splitlines()[0]}") from error
     keep_training_layout(model)
-    return Policy(add_adapter(model, settings["lora"], adapter, trainable), tokenizer, settings["brief"])
+    model = add_adapter(model, settings["lora"], adapter, trainable)
+    for config in model.peft_config.values():
+        config.base_model_name_or_path = settings["id"]  # what a saved adapter names: not a folder of this machine
+    return Policy(model, tokenizer, settings["brief"])
 
 
 def nano_folder() -> Path:

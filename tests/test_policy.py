@@ -104,3 +104,8 @@ def test_folding_changes_nothing_and_is_undone(checkpoint, quantize):
             assert not any(isinstance(m, bitsandbytes.nn.Linear4bit) for m in model.modules())
     assert (inside - before).abs().max() < 1e-4 * before.abs().max()
     assert list(model.modules()) == modules
+
+
+def test_a_saved_adapter_names_its_model_and_no_folder_of_this_machine(tmp_path):
+    load_policy(SETTINGS).model.save_pretrained(tmp_path)
+    assert '"base_model_name_or_path": "nano"' in (tmp_path / "adapter_config.json").read_text()

@@ -1,0 +1,35 @@
+"""Puts finished runs where the course finds them: `python .ci/ship.py runs/a runs/b ...` -> data/results.
+
+Without trajectories, which hold text of the dataset, and with adapters for the first run only.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+from agenticrec_lite.runs import read_config, read_result
+
+RESULTS = Path(__file__).resolve().parents[1] / "data" / "results"
+FILES = ("config.yaml", "metrics.csv", "ranks.csv", "result.json", "state.json")
+ADAPTERS = ("adapter_config.json", "adapter_model.safetensors")
+
+
+def ship(run: Path, with_adapters: bool) -> Path:
+    """Copy one run; what was shipped of this seed before is replaced."""
+    config = read_config(run)
+    read_result(run)
+    place = RESULTS / f"{config['profile']}-{config['dataset']}" / f"seed-{config['seed']}"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    for name in FILES:
+        shutil.copyfile(run / name, place / name)
+    for stage in ("rta", "ppr") if with_adapters else ():
+        (place / "checkpoints" / stage).mkdir(parents=True)
+        for name in ADAPTERS:
+            shutil.copyfile(run / "checkpoints" / stage / name, place / "checkpoints" / stage / name)
+    return place
+
+
+if __name__ == "__main__":
+    for number, run in enumerate(sys.argv[1:]):
+        print(ship(Path(run), with_adapters=number == 0))
