@@ -1,11 +1,15 @@
 """The trajectory viewer: hostile data stays data, marks and signs are in place, pages need no network."""
 
 import re
+import shutil
+import subprocess
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
 import pytest
 
+from agenticrec_lite.agent.token_view import show_tokens
+from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.agent.viewer import compare, show_group, show_trajectory
 
 HOSTILE = (
@@ -173,3 +177,75 @@ class ToyTrajectory:
 def test_dataclass_objects_are_accepted():
     text = Page(show_trajectory(ToyTrajectory()).html).text
     assert "toy-1" in text and "Well." in text and "0 calls" in text and "reward nan" not in text
+
+
+WRITTEN, READ = "<think>é</think><answer>\\boxed{A}</answer><|im_end|>", "\n<script>x</script>"
+
+
+def toy_tokens(tokenizer, policy=WRITTEN, read=READ, **more):
+    ids, seen = (tokenizer.encode(text, add_special_tokens=False) for text in (policy, read))
+    mask = [1] * len(ids) + [0] * len(seen)
+    return Trajectory("toy-2", 0, "more", [300, 301], ids + seen, mask, [-0.5] * len(mask), **more)
+
+
+def test_every_token_has_a_box_of_its_own_that_shows_the_mask(tiny):
+    tokenizer = tiny[1].tokenizer
+    trajectory = toy_tokens(tokenizer, reward=1.0, advantage=0.5)
+    text = show_tokens(trajectory, tokenizer).html
+    boxes = re.findall(r'<span class="(t[^"]*)" title="position (\d+), id (\d+)([^"]*)">', text)
+    assert [int(place) for _, place, _, _ in boxes] == list(range(2 + len(trajectory.completion_ids)))
+    assert [int(token) for _, _, token, _ in boxes] == [300, 301, *trajectory.completion_ids]
+    assert ["t-on" in kind for kind, _, _, _ in boxes] == [False, False, *map(bool, trajectory.action_mask)]
+    assert {note for kind, _, _, note in boxes if "t-on" in kind} == {", log p -0.500"}
+    assert {note for kind, _, _, note in boxes if "t-on" not in kind} == {""}
+    special = [tokenizer.decode(int(token)) for kind, _, token, _ in boxes if "t-special" in kind]
+    assert special == ["<think>", "</think>", "<answer>", "</answer>", "<|im_end|>"]
+    page = Page(text)
+    assert "tokens, trained +" in page.text and "script" not in page.tags and page.text.count("\u23ce") == 2
+
+
+def test_tokens_fold_only_what_the_policy_did_not_write(tiny):
+    tokenizer = tiny[1].tokenizer
+    long = toy_tokens(tokenizer, policy="q, " * 200, read="z; " * 200)
+    page = Page(show_tokens(long, tokenizer).html)
+    assert page.tags.count("details") == 2  # the prompt, and the rest of the observation
+    assert page.text.count("q") >= 200 and page.text.count("z") >= 200
+    assert "mask 1" in page.text and "trained +" not in page.text
+    with pytest.raises(ValueError):
+        show_tokens(Trajectory("toy-3", 0, "rank", [], [5, 6], [1]), tokenizer)
+
+
+ATTACKS = """</style></title></div><script>document.title='ran'</script><img src=x onerror="document.title='ran'">
+<svg onload="document.title='ran'"></svg><a href="javascript:document.title='ran'">x</a><details open
+ontoggle="document.title='ran'"><iframe srcdoc="<script>parent.document.title='ran'</script>"></iframe>
+"><input autofocus onfocus="document.title='ran'"> ' onmouseover='document.title=1 \u202egnp.exe\u2069"""
+
+
+def dumped(path, profile):
+    """The page's DOM as Chromium has it after two seconds of its own time."""
+    flags = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
+    --disable-component-update --disable-sync --virtual-time-budget=2000 --dump-dom""".split()
+    command = ["chromium", *flags, f"--user-data-dir={profile}", path.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+@pytest.mark.all
+@pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed (Debian: apt install chromium)")
+def test_hostile_rows_run_nothing_in_a_real_browser(tiny, tmp_path):
+    row = make_row(
+        steps=[step(kind, ATTACKS) for kind in ("think", "invalid", "answer", ATTACKS)]
+        + [step("call", ATTACKS, ATTACKS, {ATTACKS: ATTACKS}), step("observation", ATTACKS * 3)],
+        **dict.fromkeys(("answer", "positive", "task_id", "stage", "step", "outcome", "n_calls"), ATTACKS),
+    )
+    tokens = toy_tokens(tiny[1].tokenizer, policy=ATTACKS, read=ATTACKS)
+    views = {"group": show_group([row, row]), "tokens": show_tokens(tokens, tiny[1].tokenizer, ATTACKS)}
+    for name, view in views.items():
+        saved, bare = view.save(tmp_path / f"{name}.html"), tmp_path / f"{name}-bare.html"
+        bare.write_text(f"<title>calm</title>{view.html}", encoding="utf-8")  # as in a notebook: no policy but ours
+        for page, title in ((saved, "Trajectories"), (bare, "calm")):
+            dom = dumped(page, tmp_path / "profile")
+            assert f"<title>{title}</title>" in dom and "\u202e" not in dom
+            assert not re.search(r"<(script|img|svg|iframe|input)\b|<a\b|<[^>]* on\w+=", dom.split("<body", 1)[1])
+    control = tmp_path / "control.html"
+    control.write_text(f"<title>calm</title>{ATTACKS}", encoding="utf-8")
+    assert "<title>ran</title>" in dumped(control, tmp_path / "profile")  # the same text unescaped would have run

@@ -4,7 +4,8 @@ A view reads rows of `trajectories.jsonl`, or `Trajectory` objects with the same
 of HTML with its own scoped CSS: no script, no request, every piece of data escaped. Bidirectional and control
 characters, which escaping leaves alone, are spelled out: a hostile title cannot reorder the text around it.
 
-Simplification: the action mask is shown by step (an observation is mask 0, all else mask 1), not by token.
+Simplification: the action mask is shown by step (an observation is mask 0, all else mask 1); agent/token_view.py
+shows it by token.
 """
 
 import html
@@ -91,9 +92,9 @@ blue + made likelier, orange \u2212 made less likely</span>
 class View:
     """HTML that a notebook shows and that `save` writes as a page of its own."""
 
-    def __init__(self, title: str, meta: str, content: str):
-        top = f'<div class="a-title">{_safe(title)}</div><div class="a-meta">{_safe(meta)}</div>{LEGEND}'
-        self.html = f'<div class="arl"><style>{CSS}</style><div class="a-top">{top}</div>{content}</div>'
+    def __init__(self, title: str, meta: str, content: str, legend: str = LEGEND, css: str = ""):
+        top = f'<div class="a-title">{_safe(title)}</div><div class="a-meta">{_safe(meta)}</div>{legend}'
+        self.html = f'<div class="arl"><style>{CSS}{css}</style><div class="a-top">{top}</div>{content}</div>'
 
     def _repr_html_(self) -> str:
         return self.html
@@ -124,7 +125,8 @@ def show_group(rows) -> View:
         meta += f" · mean reward {_signed(sum(rewards) / len(rewards)).lstrip('+')}"
         meta += ", all rewards equal: no gradient" if len(set(rewards)) == 1 else ""
     cards = [_card(row, f"Rollout {number}") for number, row in enumerate(rows, start=1)]
-    return View(f"{_get(first, 'task_id') or 'One task'}: {len(rows)} rollouts", meta, _lanes(cards))
+    title = f"{_get(first, 'task_id') or 'One task'}: {len(rows)} rollouts"
+    return View(title, meta.removeprefix(" · "), _lanes(cards))
 
 
 def compare(before, after) -> View:
@@ -171,15 +173,23 @@ def _lanes(cards: list[str]) -> str:
     return f'<div class="a-lanes" role="region" tabindex="0" aria-label="Side by side">{"".join(cards)}</div>'
 
 
+def _advantage(row) -> tuple[str, str, str]:
+    """How a row's advantage looks: the class of its sign, the strength of the tint, and the sign in words."""
+    if _get(row, "dropped"):
+        return "", "", "not trained"
+    if (advantage := _number(_get(row, "advantage"))) is None:
+        return "", "", ""
+    style = f' style="--tint:{4 + 14 * min(abs(advantage), 1):.0f}%"'
+    if advantage == 0:
+        return " a-zero", style, "no gradient"
+    return (" a-plus", style, "trained +") if advantage > 0 else (" a-minus", style, "trained \u2212")
+
+
 def _card(row, name: str = "") -> str:
     """One trajectory: its numbers, the reward on its scale, the steps tinted by the advantage."""
     reward = _number(_get(row, "reward"))
     advantage = None if _get(row, "dropped") else _number(_get(row, "advantage"))
-    sign, style, pushed = "", "", "not trained" if _get(row, "dropped") else ""
-    if advantage is not None:
-        sign = " a-plus" if advantage > 0 else " a-minus" if advantage < 0 else " a-zero"
-        style = f' style="--tint:{4 + 14 * min(abs(advantage), 1):.0f}%"'
-        pushed = "trained +" if advantage > 0 else "trained \u2212" if advantage < 0 else "no gradient"
+    sign, style, pushed = _advantage(row)
     steps = "".join(_step(step, row, pushed) for step in _get(row, "steps") or [])
     return (f'<div class="a-card{sign}" role="article" tabindex="0" aria-label="{name or "Trajectory"}"'
             f"{style}>{_head(row, name, reward, advantage)}{_scale(reward, advantage)}{steps}</div>")
