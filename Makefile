@@ -8,9 +8,24 @@ NOTEBOOK := notebooks/00_quickstart.ipynb
 KEY := $(shell (cat requirements.txt pyproject.toml; pwd) | cksum | cut -d' ' -f1)
 STAMP := .venv/.installed-$(KEY)
 
+# The oldest that install beside torch 2.13.0 on Python 3.11 and that the other dependencies admit: pyarrow, by way of
+# datasets, wants numpy 2.0, and pandas 2.2.2 is the first that knows it.
+OLDEST := numpy==2.0.0 pandas==2.2.2
+OLDEST_PY := .venv-oldest/bin/python
+OLDEST_STAMP := .venv-oldest/.installed-$(shell echo $(OLDEST) $(KEY) | cksum | cut -d' ' -f1)
+OLDEST_TESTS := $(patsubst %,tests/test_%.py,data metrics recommenders tools protocol rewards evaluate)
+
+# Which notebooks `make notebooks` executes, by number; none: all of them.
+NOTEBOOKS ?=
+# What `make reproduce` reproduces; SET holds settings of the profile, e.g. SET="rta.steps=80".
+DATASET ?= ml-100k
+PROFILE ?= nano
+SEEDS ?= 0
+SET ?=
+
 SHELL := /bin/bash
 
-.PHONY: demo test test-all test-long bench notebooks lint install clean
+.PHONY: demo reproduce exercises test test-all test-long test-oldest bench notebooks lint install clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -18,12 +33,29 @@ demo: $(STAMP)
 	$(PY) -m papermill $(NOTEBOOK) runs/demo/00_quickstart.ipynb --cwd notebooks -k python3 $(DEMO_ARGS)
 	$(PY) -m agenticrec_lite.cli show runs/demo
 
+# A run for each seed, notebooks 01-08 on them, and an HTML report, in runs/reproduce-DATASET-PROFILE.
+reproduce: $(STAMP)
+	$(PY) .ci/reproduce.py --dataset $(DATASET) --profile $(PROFILE) --seeds "$(SEEDS)" $(addprefix --set ,$(SET))
+
+# The students' version of the exercises, in runs/exercises/release/exercises. (nbgrader calls a program by its name.)
+exercises: $(STAMP)
+	mkdir -p runs/exercises
+	PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) -m nbgrader generate_assignment exercises --force \
+	--CourseDirectory.root="$(CURDIR)/runs/exercises" --CourseDirectory.source_directory=../../notebooks
+
 test: MARKS := not all and not long
+test: EXECUTED := $(NOTEBOOK)
 test-all: MARKS := not long
+test-all: EXECUTED := $(wildcard notebooks/*.ipynb)
+test-all: lint test-oldest
 test test-all: lint
 	$(PY) -m pytest -m "$(MARKS)" tests
-	scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT; mkdir $$scratch/notebooks; cp $(NOTEBOOK) $$scratch/notebooks; \
+	scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT; mkdir $$scratch/notebooks; cp $(EXECUTED) $$scratch/notebooks; \
 	AGENTICREC_BUDGET=short $(PY) -m pytest --nbval-lax --nbval-current-env $$scratch/notebooks
+
+# The parts that compute with arrays and tables, once more with the oldest numpy and pandas.
+test-oldest: $(OLDEST_STAMP)
+	$(OLDEST_PY) -m pytest -q -p no:cacheprovider $(OLDEST_TESTS)
 
 test-long: $(STAMP)
 	$(PY) -m pytest -m long tests
@@ -32,12 +64,12 @@ test-long: $(STAMP)
 bench: $(STAMP)
 	$(PY) -m benchmarks.bench
 
-# The demo's notebook, as it ran, becomes the committed one. (Remove runs/demo first, or it shows a finished run.)
-notebooks: demo
-	$(PY) .ci/clean_notebook.py runs/demo/00_quickstart.ipynb $(NOTEBOOK)
+# All committed notebooks anew, each from a clean kernel and as it ran; wants a runs/ without a demo. About an hour.
+notebooks: $(STAMP)
+	$(PY) .ci/execute.py $(NOTEBOOKS)
 
 lint: $(STAMP)
-	$(PY) -m ruff check .
+	$(PY) -m ruff check . --extend-exclude .venv-oldest
 
 install: $(STAMP)
 
@@ -51,7 +83,16 @@ $(STAMP):
 	$(PY) -m ipykernel install --prefix .venv --name python3
 	touch $@
 
+# Only numpy and pandas are its own; the rest comes from .venv, by a path that its site-packages name.
+$(OLDEST_STAMP): $(STAMP)
+	rm -f .venv-oldest/.installed-*
+	$(PY) -m venv --clear .venv-oldest
+	$(OLDEST_PY) -m pip install --disable-pip-version-check -q $(OLDEST)
+	site='import sysconfig; print(sysconfig.get_path("purelib"))'; \
+	$(PY) -c "$$site" > "$$($(OLDEST_PY) -c "$$site")/of_the_other_venv.pth"
+	touch $@
+
 # Runs are the reader's work and stay; remove runs/ by hand.
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-oldest build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

@@ -41,11 +41,15 @@ def clean(notebook: nbformat.NotebookNode) -> None:
                 cell.outputs.remove(output)
 
 
-if __name__ == "__main__":
-    executed, committed = sys.argv[1:]
+def commit(executed: str | Path, committed: str | Path) -> None:
+    """Clean an executed notebook and write it where it is committed, unless an output names a local path."""
     notebook = nbformat.read(executed, as_version=4)
     clean(notebook)
     text = nbformat.writes(notebook)
     if found := LOCAL_PATH.search(text):
         sys.exit(f"{executed}: an output names a path of this machine, {found.group()}")
     Path(committed).write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    commit(*sys.argv[1:])

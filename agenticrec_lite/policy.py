@@ -154,6 +154,11 @@ def add_adapter(model: PreTrainedModel, lora: dict, adapter: str | Path | None =
     return model
 
 
+def base_model(model) -> PreTrainedModel:
+    """The transformers model inside a PeftModel (adapters stay active), or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def fp32_adapter(model) -> None:
     """Cast trainable parameters to fp32."""
     for parameter in model.parameters():

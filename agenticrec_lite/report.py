@@ -1,4 +1,4 @@
-"""Tables from run folders: several seeds pooled, with paired intervals that resample users."""
+"""Tables from run folders: seeds pooled, intervals that resample users, the paper beside us, verdicts, cost."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ import pandas as pd
 
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.evaluation.metrics import paired_difference, summarize
-from agenticrec_lite.runs import read_ranks, read_result
+from agenticrec_lite.runs import read_metrics, read_ranks, read_result
 from agenticrec_lite.training.pipeline import COMPARED
 
 SHOWN = ("H@1", "H@5", "H@10", "N@5", "N@10")
@@ -34,6 +34,14 @@ PAPER = {
         "ppr": dict(zip(_COLUMNS, (0.3282, None, 0.4887, 0.5445), strict=True)),
     },
 }
+
+CLAIMS = (  # what the paper says of two methods: claim, a, b; what it says of a - b is in its figures
+    ("training with tools beats the frozen agent", "rta", "frozen"),
+    ("PPR adds to RTA", "ppr", "rta"),
+    ("the trained agent beats SASRec", "ppr", "sasrec"),
+    ("tools help an untrained agent (CDs) or hurt it (Instruments)", "frozen", "frozen_r"),
+    ("trained with tools beats trained without", "rta", "trained_r"),
+)
 
 
 def pool(folders: Sequence[str | Path]) -> dict:
@@ -70,7 +78,7 @@ def pool(folders: Sequence[str | Path]) -> dict:
             name: summarize(table[name], users) | _shares(name, results, [len(t) for t in tables]) for name in methods
         },
         "differences": {
-            f"{a} - {b}": {m: paired_difference(table[a], table[b], users, m) for m in ("H@1", "N@10")}
+            f"{a} - {b}": {m: paired_difference(table[a], table[b], users, m) for m in SHOWN}
             for a, b in COMPARED
             if {a, b} <= set(methods)
         },
@@ -101,6 +109,69 @@ def markdown(pooled: Mapping) -> str:
         lines.append(f"| {name} | {shown} | {told} |")
     lines += ["", "| paired difference | H@1 | N@10 |", "|---|---|---|"]
     for pair, by_metric in pooled["differences"].items():
-        cells = [f"{d['difference']:+.3f} ({d['ci95'][0]:+.3f} .. {d['ci95'][1]:+.3f})" for d in by_metric.values()]
+        shown = [by_metric[m] for m in ("H@1", "N@10")]
+        cells = [f"{d['difference']:+.3f} ({d['ci95'][0]:+.3f} .. {d['ci95'][1]:+.3f})" for d in shown]
         lines.append(f"| {pair} | {cells[0]} | {cells[1]} |")
     return "\n".join(lines)
+
+
+def verdict(paper: float, ours: Mapping | None) -> str:
+    """Whether our runs bear out a difference that the paper reports; of its direction, not of its size.
+
+    Args:
+        paper: The paper's difference.
+        ours: {"difference", "ci95"}, or None if our runs cannot say.
+
+    Returns:
+        "reproduced" if our interval lies on the paper's side of zero, "same direction" if only our estimate does,
+        "not reproduced" if that does not, or "cannot be tested here".
+    """
+    if ours is None:
+        return "cannot be tested here"
+    side = 1 if paper > 0 else -1
+    if min(side * end for end in ours["ci95"]) > 0:
+        return "reproduced"
+    return "same direction" if side * ours["difference"] > 0 else "not reproduced"
+
+
+def beside_paper(pooled: Mapping) -> pd.DataFrame:
+    """Every figure of the paper's that we know, ours beside it, and by how much ours deviates; NaN where we have none.
+
+    Returns:
+        Columns method, metric, data (the paper's), paper, ours, low, high (95 % interval), deviation.
+    """
+    rows = []
+    for data, methods in PAPER.items():
+        for method, figures in methods.items():
+            ours = pooled["metrics"].get(method)
+            for metric in (name for name in _COLUMNS if figures[name] is not None):
+                known = (ours[metric], *ours["ci95"][metric]) if ours else (np.nan,) * 3
+                rows.append((method, metric, data, figures[metric], *known, known[0] - figures[metric]))
+    return pd.DataFrame(rows, columns=["method", "metric", "data", "paper", "ours", "low", "high", "deviation"])
+
+
+def claims(pooled: Mapping) -> pd.DataFrame:
+    """The paper's differences between methods, ours beside them, and a verdict on each.
+
+    Returns:
+        Columns claim, data, metric, paper, ours, low, high, verdict.
+    """
+    rows = []
+    for claim, a, b in CLAIMS:
+        for data, figures in ((data, figures) for data, figures in PAPER.items() if {a, b} <= set(figures)):
+            for metric in (m for m in _COLUMNS if None not in (figures[a][m], figures[b][m])):
+                paper, ours = figures[a][metric] - figures[b][metric], pooled["differences"].get(f"{a} - {b}", {})
+                known = ours.get(metric, {"difference": np.nan, "ci95": [np.nan] * 2})
+                shown = (paper, known["difference"], *known["ci95"], verdict(paper, ours.get(metric)))
+                rows.append((claim, data, metric, *shown))
+    return pd.DataFrame(rows, columns=["claim", "data", "metric", "paper", "ours", "low", "high", "verdict"])
+
+
+def costs(folders: Sequence[str | Path]) -> pd.DataFrame:
+    """A row a run: seconds of each stage, peak memory in MB, tokens of a trajectory in each stage's last step."""
+    rows = []
+    for folder in folders:
+        result, last = read_result(folder), read_metrics(folder).groupby("stage", sort=False).last()
+        tokens = {f"tokens, {stage}": n for stage, n in last["completion_tokens"].items()}
+        rows.append({"seed": result["seed"], **result["seconds"], "peak_rss_mb": result["peak_rss_mb"], **tokens})
+    return pd.DataFrame(rows).set_index("seed")

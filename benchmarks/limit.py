@@ -16,7 +16,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from agenticrec_lite.agent.cache import SlotCache
-from agenticrec_lite.training.scoring import base_model
+from agenticrec_lite.policy import base_model
 from benchmarks.workload import action_logprobs, load, pin_threads, read_replay
 
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::linear", "scaled_dot_product")

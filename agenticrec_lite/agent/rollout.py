@@ -16,7 +16,7 @@ from agenticrec_lite.agent.cache import SlotCache
 from agenticrec_lite.agent.environment import RankingEnvironment
 from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.trajectory import Trajectory
-from agenticrec_lite.policy import folded
+from agenticrec_lite.policy import base_model, folded
 
 
 @dataclass
@@ -215,7 +215,7 @@ def rollout(
     Returns:
         One trajectory an environment, group by group in the given order; `group` is the group's index.
     """
-    model = model.get_base_model() if hasattr(model, "peft_config") else model
+    model = base_model(model)
     training = model.training
     model.eval()
     batch, waiting = _Batch(model, chat, sampling, generator), deque(groups)

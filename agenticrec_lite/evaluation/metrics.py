@@ -76,7 +76,7 @@ def summarize(ranks: ArrayLike, users: ArrayLike, valid: Sequence[bool] | None =
         {"H@1", ..., "N@10", "valid": share, "calls": mean, "ci95": {metric: [low, high]}}.
     """
     columns = np.stack([gains(ranks, metric) for metric in METRICS], axis=1)
-    intervals = _user_bootstrap(columns, users, seed).tolist()
+    intervals = user_bootstrap(columns, users, seed).tolist()
     return {
         **dict(zip(METRICS, columns.mean(0).tolist(), strict=True)),
         "valid": 1.0 if valid is None else float(np.mean(valid)),
@@ -93,11 +93,11 @@ def paired_difference(ranks_a: ArrayLike, ranks_b: ArrayLike, users: ArrayLike, 
     suggest.
     """
     difference = gains(ranks_a, metric) - gains(ranks_b, metric)
-    interval = _user_bootstrap(difference[:, None], users, seed)[0]
+    interval = user_bootstrap(difference[:, None], users, seed)[0]
     return {"difference": float(difference.mean()), "ci95": interval.tolist()}
 
 
-def _user_bootstrap(columns: np.ndarray, users: ArrayLike, seed: int) -> np.ndarray:
+def user_bootstrap(columns: np.ndarray, users: ArrayLike, seed: int) -> np.ndarray:
     """Percentile intervals of the column means [n, m] when whole users are drawn with replacement: [m, 2]."""
     names, codes = np.unique(users, return_inverse=True)
     if len(codes) != len(columns):

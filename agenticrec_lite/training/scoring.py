@@ -11,14 +11,11 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache
+
+from agenticrec_lite.policy import base_model
 
 HEAD_CHUNK = 4096  # logits (rows x vocabulary) / vocabulary that exist at one time
-
-
-def base_model(model) -> PreTrainedModel:
-    """The transformers model inside a PeftModel (adapters stay active), or the model itself."""
-    return model.get_base_model() if hasattr(model, "peft_config") else model
 
 
 def pad(rows: Sequence[Sequence[int]], value: int, left: bool = False) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,0 +1,71 @@
+"""Pair-wise questions as a measurement: all four forms, and log-odds that are those of the model."""
+
+import numpy as np
+import pytest
+import torch
+
+from agenticrec_lite.agent.protocol import write_answer, write_call
+from agenticrec_lite.policy import Policy
+from agenticrec_lite.training.mining import HardNegative
+from agenticrec_lite.training.nano.teacher import play
+from agenticrec_lite.training.pairs import ask, deltas, four_questions, letter_log_odds, mean_interval
+
+PAIR = HardNegative("t", 4, 9, (9,))
+AGENT = {"max_calls": 2, "max_turn_tokens": 20, "max_completion_tokens": 200, "batch_rows": 8, "fold": True}
+
+
+def test_a_pair_is_asked_in_both_directions_and_both_orders(context):
+    questions = four_questions(PAIR, context)
+    assert [(q.kind, q.pair, q.right) for q in questions] == [
+        ("more", (4, 9), "A"), ("more", (9, 4), "B"), ("less", (4, 9), "B"), ("less", (9, 4), "A"),
+    ]  # fmt: skip
+    assert len({q.task_id for q in questions}) == 4
+
+
+def test_questions_are_played_and_rewarded(tiny, context):
+    model, chat = tiny
+    played = ask(Policy(model, chat.tokenizer, True), four_questions(PAIR, context), AGENT)
+    assert [t.question for t in played] == ["more", "more", "less", "less"]
+    assert {t.reward for t in played} <= {-1.0, 0.0, 1.0}
+
+
+def test_log_odds_are_those_of_the_model_given_what_was_written_before(tiny, context):
+    model, chat = tiny
+    prompt = chat.prompt_ids(context, "more", (4, 9))
+    turns = [write_call("get_similar_users", {}, "I ask."), write_answer("B", "I follow similar users.")]
+    asked = [play(turns, context, chat, "more", prompt), play(turns[1:], context, chat, "more", prompt)]
+    found = letter_log_odds(Policy(model, chat.tokenizer, True), asked, batch_rows=2)
+    b, a = (chat.tokenizer.convert_tokens_to_ids(letter) for letter in "BA")
+    for value, trajectory in zip(found, asked, strict=True):
+        ids = trajectory.completion_ids
+        until = prompt + ids[: len(ids) - ids[::-1].index(b) - 1]
+        with torch.no_grad():
+            logits = model(torch.tensor([until])).logits[0, -1]
+        assert value == pytest.approx(float(logits[a] - logits[b]), abs=1e-4)
+
+
+def test_a_list_is_held_to_the_format_and_no_answer_is_nan(tiny, context):
+    model, chat = tiny
+    letter = play([write_answer("A", "Thought.")], context, chat, "more")
+    ten = play([write_answer(list(range(1, 11)), "Thought.")], context, chat, "more")
+    silent = play(["<think>nothing"], context, chat, "more")
+    for trajectory in (letter, ten, silent):
+        trajectory.prompt_ids = chat.prompt_ids(context, "more", (4, 9))
+    found = letter_log_odds(Policy(model, chat.tokenizer, True), [letter, ten, silent])
+    assert found[0] == pytest.approx(found[1], abs=1e-4) and np.isnan(found[2])
+
+
+def test_a_liking_for_a_letter_is_no_preference(context):
+    questions = four_questions(PAIR, context) * 2
+    preferred = np.array([1, -1, -1, 1] * 2) * np.repeat([0.5, -2.0], 4)  # the letter of the positive, both directions
+    more, less, leaning = deltas(preferred + 3.0, questions)
+    np.testing.assert_allclose([more, less, leaning], [[0.5, -2.0], [0.5, -2.0], [3.0, 3.0]])
+    same_letter = deltas([1.0, -1.0, 1.0, -1.0], questions[:4])  # the same item is named, whatever is asked
+    np.testing.assert_allclose(np.ravel(same_letter), [1.0, -1.0, 0.0])
+
+
+def test_intervals_draw_users_and_not_tasks():
+    values, many = [1.0] * 50 + [0.0] * 50, list(range(100))
+    mean, low, high = mean_interval(values, many)
+    assert mean == 0.5 and 0.35 < low < 0.5 < high < 0.65
+    assert mean_interval(values, [0] * 50 + [1] * 50)[1:] == (0.0, 1.0)
