@@ -48,6 +48,16 @@ def pairwise_reward(trajectory: Trajectory, right: str) -> float:
     return 1.0 if trajectory.answer == right else 0.0
 
 
+def refinement_reward(trajectory: Trajectory, right: int | str) -> float:
+    """Reward of a stage-2 trajectory: pair-wise for its pair-wise questions, list-wise for rehearsed rankings.
+
+    Args:
+        trajectory: Of any question.
+        right: "A" or "B", or the candidate number of the positive.
+    """
+    return (listwise_reward if trajectory.question == "rank" else pairwise_reward)(trajectory, right)
+
+
 def group_advantages(rewards: Sequence[float], group_size: int) -> tuple[np.ndarray, np.ndarray]:
     """Advantage R - mean(group), without the standard deviation, and which groups are dropped.
 

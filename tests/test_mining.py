@@ -43,3 +43,15 @@ def test_every_pair_is_asked_in_both_directions_with_the_right_answer():
     first = np.mean([q.pair[0] == 4 for q in questions])
     assert 0.4 < first < 0.6
     assert [q.task_id for q in questions] != sorted(q.task_id for q in questions)
+
+
+def test_a_rehearsed_ranking_follows_its_pair_and_leaves_the_questions_as_they_are():
+    mined = [HardNegative(f"t{i}", 4, 9, (9,)) for i in range(20)]
+    names = [pair.task_id for pair in mined]
+    plain, rehearsed = (
+        pair_questions(mined, dict.fromkeys(names), dict.fromkeys(names, ()), 0, rehearse) for rehearse in (False, True)
+    )
+    assert [q for q in rehearsed if q.kind != "rank"] == plain
+    for more, rank in zip(rehearsed[::3], rehearsed[2::3], strict=True):
+        assert (rank.kind, rank.right, rank.pair) == ("rank", 4, None)
+        assert more.task_id.split(":")[0] == rank.task_id.split(":")[0] and len({q.task_id for q in rehearsed}) == 60

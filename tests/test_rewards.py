@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agenticrec_lite.agent.trajectory import Trajectory
-from agenticrec_lite.rewards import group_advantages, listwise_reward, ndcg_at_10, pairwise_reward
+from agenticrec_lite.rewards import group_advantages, listwise_reward, ndcg_at_10, pairwise_reward, refinement_reward
 from agenticrec_lite.training.mining import violation_pool
 
 TEN = [8, 3, 15, 1, 2, 4, 5, 6, 7, 9]
@@ -37,6 +37,13 @@ def test_listwise_reward_of_a_valid_list(positive, n_calls, reward):
 def test_anything_else_is_minus_one(outcome):
     assert listwise_reward(trajectory(None, outcome=outcome), 8) == -1
     assert pairwise_reward(trajectory(None, outcome=outcome), "A") == -1
+
+
+def test_refinement_rewards_a_letter_for_a_pair_and_a_list_for_a_ranking():
+    ranking, letter = trajectory(list(range(1, 11))), trajectory("A")
+    letter.question = "less"
+    assert refinement_reward(ranking, 2) == listwise_reward(ranking, 2) and refinement_reward(letter, "A") == 1
+    assert ranking.question == "rank"
 
 
 def test_pairwise_reward():

@@ -193,14 +193,8 @@ class ListwiseGRPOTrainer(GRPOTrainer):
             "step": self.state.global_step,
             **step_metrics(self.trajectories, self.num_generations),
         }
-        row |= {
-            "grad_norm": logs["grad_norm"],
-            "learning_rate": logs.get("learning_rate"),
-        }
-        row |= {
-            "seconds_rollout": self.seconds_rollout,
-            "seconds_update": time.monotonic() - self.update_started,
-        }
+        row |= {"grad_norm": logs["grad_norm"], "learning_rate": logs.get("learning_rate")}
+        row |= {"seconds_rollout": self.seconds_rollout, "seconds_update": time.monotonic() - self.update_started}
         self.history.append(row)
         self.bar.update()
         self.bar.set_postfix(
@@ -269,6 +263,8 @@ def step_metrics(trajectories: Sequence[Trajectory], group_size: int) -> dict:
     calls = Counter(step.tool for t in trajectories for step in t.steps if step.kind == "call" and step.tool)
     outcomes = Counter(t.outcome for t in trajectories)
     positive = [t for t in trajectories if t.reward > 0]
+    pairs = [t for t in trajectories if t.question != "rank"]
+    of_pairs = {"reward_pairs": np.mean([t.reward for t in pairs]), "valid_pairs": np.mean([t.valid for t in pairs])}
     surprise = [-p for t in trajectories for p, mine in zip(t.logprobs, t.action_mask, strict=False) if mine]
     return {
         "reward_mean": rewards.mean(),
@@ -281,6 +277,7 @@ def step_metrics(trajectories: Sequence[Trajectory], group_size: int) -> dict:
         "completion_tokens": float(np.mean([len(t.completion_ids) for t in trajectories])),
         "action_tokens": float(np.mean([sum(t.action_mask) for t in trajectories])),
         "entropy": float(np.mean(surprise)) if surprise else None,  # of an action token, estimated by what was sampled
+        **(of_pairs if pairs else {}),
         **{f"tool_{name}": calls[name] / len(trajectories) for name in TOOLS},
         **{f"outcome_{name}": count / len(trajectories) for name, count in sorted(outcomes.items())},
     }

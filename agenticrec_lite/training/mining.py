@@ -53,6 +53,7 @@ def pair_questions(
     contexts: dict[str, TaskContext],
     candidates: dict[str, tuple[int, ...]],
     seed: int,
+    rehearse: bool = False,
 ) -> list[Question]:
     """Both directions of every pair, one after the other: which is MORE likely (answer: the positive), which LESS.
 
@@ -61,6 +62,8 @@ def pair_questions(
         contexts: By task id.
         candidates: Item codes by task id, for the log.
         seed: Of the A/B orders and the order of pairs.
+        rehearse: Whether the ranking task that a pair was mined from follows its two questions. Our addition: a policy
+            that for a whole stage is asked for nothing but letters may forget to answer with lists.
     """
     rng = np.random.default_rng((seed, 6))
     questions = []
@@ -71,4 +74,7 @@ def pair_questions(
             right = "A" if positive_first == (kind == "more") else "B"
             name = f"{pair.task_id}:{kind}"
             questions.append(Question(name, contexts[pair.task_id], kind, right, shown, candidates[pair.task_id]))
+        if rehearse:
+            task = (contexts[pair.task_id], "rank", pair.positive, None, candidates[pair.task_id])
+            questions.append(Question(f"{pair.task_id}:rank", *task))
     return questions

@@ -18,7 +18,7 @@ from agenticrec_lite.evaluation import evaluate
 from agenticrec_lite.evaluation.metrics import paired_difference, summarize
 from agenticrec_lite.policy import Policy, load_policy
 from agenticrec_lite.profiles import load_profile
-from agenticrec_lite.rewards import listwise_reward, pairwise_reward
+from agenticrec_lite.rewards import listwise_reward, refinement_reward
 from agenticrec_lite.runs import Run, open_run, read_trajectories
 from agenticrec_lite.tools import TaskContext
 from agenticrec_lite.tools.toolbox import Toolbox
@@ -264,8 +264,9 @@ def train_ppr(experiment: Experiment, mined: list[HardNegative]) -> None:
     by_id = {task.task_id: task for task in experiment.training}
     tasks = [by_id[pair.task_id] for pair in mined]
     contexts = dict(zip([t.task_id for t in tasks], experiment.early_toolbox.contexts(tasks), strict=True))
-    questions = pair_questions(mined, contexts, {t.task_id: t.candidates for t in tasks}, experiment.seed)
-    train(experiment, "ppr", questions, pairwise_reward)
+    candidates, rehearse = {t.task_id: t.candidates for t in tasks}, experiment.profile["ppr"]["rehearse"]
+    questions = pair_questions(mined, contexts, candidates, experiment.seed, rehearse)
+    train(experiment, "ppr", questions, refinement_reward)
 
 
 def finish(experiment: Experiment) -> dict:
