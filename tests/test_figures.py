@@ -82,6 +82,14 @@ def test_intervals_end_where_they_end():
     assert line.get_solid_capstyle() == "butt"
 
 
+def test_the_reward_of_pairs_is_drawn_without_the_rehearsed_rankings():
+    metrics = make_metrics([("rta", 3), ("ppr", 3)])
+    metrics["reward_pairs"] = np.where(metrics["stage"] == "ppr", 0.25, np.nan)
+    rta, ppr = reward_curve(metrics).axes
+    faint = [axes.lines[0].get_ydata() for axes in (rta, ppr)]
+    assert set(faint[1]) == {0.25} and list(faint[0]) == list(metrics["reward_mean"][:3])
+
+
 def test_final_bars_leaves_out_what_is_missing():
     result = make_result()
     for name in ("ppr", "ceiling"):

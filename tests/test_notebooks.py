@@ -125,6 +125,8 @@ STATED: dict[str, dict[str, str]] = {
     "07_evaluation_and_ablations": {
         number: "quiz: two made-up intervals" for number in (".760", ".735", ".785", ".780", ".755", ".805")
     },
+    "06_progressive_preference_refinement": dict.fromkeys((".60", ".47"), "H@1 of one run without rehearsal"),
+    "08_reproduction": {number: "quiz: a made-up interval" for number in (".001", ".004", ".006")},
     "01_data_and_protocol": {
         ".45": "an example of a score, to be read against the floor",
         ".2045": "quiz: nine tenths of the floor",

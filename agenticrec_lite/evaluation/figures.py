@@ -52,12 +52,14 @@ def reward_curve(metrics: pd.DataFrame, references: Mapping[str, float] | None =
     The stages stand side by side on one scale, in panels of their own: they reward different things.
 
     Args:
-        metrics: metrics.csv with columns stage, step, reward_mean.
+        metrics: metrics.csv with columns stage, step, reward_mean, and reward_pairs where rankings are rehearsed.
         references: label -> reward, drawn as dashed lines in the first panel (the list-wise reward).
 
     Raises:
         UserError: no row holds a mean reward.
     """
+    if "reward_pairs" in metrics:
+        metrics = metrics.assign(reward_mean=metrics["reward_pairs"].fillna(metrics["reward_mean"]))
     stages = _stages(metrics, "reward_mean")
     longest = max(len(frame) for frame in stages.values())
     with plt.rc_context(STYLE):
