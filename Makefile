@@ -1,5 +1,7 @@
 # Two commands do everything: `make demo` and `make test`. Both create .venv and install by themselves.
 PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null || echo python3)
+# Another run of the demo: its folder, and arguments of papermill.
+DEMO ?= runs/demo
 DEMO_ARGS ?=
 PY := .venv/bin/python
 NOTEBOOK := notebooks/00_quickstart.ipynb
@@ -29,9 +31,9 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
-	mkdir -p runs/demo
-	$(PY) -m papermill $(NOTEBOOK) runs/demo/00_quickstart.ipynb --cwd notebooks -k python3 $(DEMO_ARGS)
-	$(PY) -m agenticrec_lite.cli show runs/demo
+	mkdir -p $(DEMO)
+	$(PY) -m papermill $(NOTEBOOK) $(DEMO)/00_quickstart.ipynb --cwd notebooks -k python3 -p out ../$(DEMO) $(DEMO_ARGS)
+	$(PY) -m agenticrec_lite.cli show $(DEMO)
 
 # A run for each seed, notebooks 01-08 on them, and an HTML report, in runs/reproduce-DATASET-PROFILE.
 reproduce: $(STAMP)
@@ -64,7 +66,7 @@ test-long: $(STAMP)
 bench: $(STAMP)
 	$(PY) -m benchmarks.bench
 
-# All committed notebooks anew, each from a clean kernel and as it ran; wants a runs/ without a demo. About an hour.
+# All committed notebooks anew, each from a clean kernel and as it ran; wants a runs/ without a demo. About 20 minutes.
 notebooks: $(STAMP)
 	$(PY) .ci/execute.py $(NOTEBOOKS)
 

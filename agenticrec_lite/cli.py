@@ -96,7 +96,7 @@ def report(
 def pretrain_nano(
     out: Annotated[Path, typer.Option(help="Where the policy goes.")] = Path("data/nano"),
 ) -> None:
-    """Rebuild the nano policy from generated worlds (under an hour on two cores)."""
+    """Rebuild the nano policy from generated worlds (about an hour on two cores)."""
     from agenticrec_lite.training.nano.pretrain import pretrain
 
     pretrain(out=out)

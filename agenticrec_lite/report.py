@@ -8,7 +8,7 @@ import pandas as pd
 
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.evaluation.metrics import paired_difference, summarize
-from agenticrec_lite.runs import read_metrics, read_ranks, read_result
+from agenticrec_lite.runs import read_config, read_metrics, read_ranks, read_result
 from agenticrec_lite.training.pipeline import COMPARED
 
 SHOWN = ("H@1", "H@5", "H@10", "N@5", "N@10")
@@ -63,9 +63,11 @@ def pool(folders: Sequence[str | Path]) -> dict:
     if not folders:
         raise UserError("A report needs at least one run folder, for example runs/demo.")
     results, tables = [read_result(folder) for folder in folders], [read_ranks(folder) for folder in folders]
-    settings = {(result["dataset"], result["profile"]) for result in results}
-    if len(settings) > 1:
-        raise UserError(f"These runs differ in dataset or profile ({sorted(settings)}); report them one by one.")
+    settings = [{**read_config(folder), "seed": None} for folder in folders]
+    for folder, setting in zip(folders, settings, strict=True):
+        if different := [name for name in setting | settings[0] if setting.get(name) != settings[0].get(name)]:
+            told = ", ".join(different)
+            raise UserError(f"{folder} and {folders[0]} differ in {told}, not only in their seed; report them apart.")
     table = pd.concat(tables, ignore_index=True)
     methods = [name for name in table.columns if name not in ("task_id", "user")]
     users = table["user"].to_numpy()

@@ -43,10 +43,11 @@ def test_what_cannot_be_pooled_is_refused(folders, tmp_path):
         pool([])
     with pytest.raises(UserError, match="There is no"):
         pool([tmp_path / "nowhere"])
-    with open_run(tmp_path / "1", {"seed": 1}) as run:
-        run.write_result(dataset="other", profile="nano", seed=1)
-    with pytest.raises(UserError, match="differ"):
-        pool([folder for folder, _ in folders])
+    with open_run(tmp_path / "longer", {"seed": 2, "rta": {"steps": 60}}) as run:
+        run.write_result(dataset="toy", profile="nano", seed=2)
+        run.write_ranks(folders[0][1])
+    with pytest.raises(UserError, match="differ in rta, not only in their seed"):
+        pool([*(folder for folder, _ in folders), tmp_path / "longer"])
 
 
 @pytest.mark.parametrize("dataset", PAPER)
