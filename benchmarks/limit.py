@@ -38,10 +38,10 @@ def product_rate(model, rows: int) -> float:
     """FLOP/s of the decoder's own weight products with `rows` rows, each layer's in turn."""
     decoder = base_model(model).get_decoder()
     weights = [m.weight for m in decoder.modules() if isinstance(m, torch.nn.Linear)]
-    inputs = {w.shape[1]: torch.randn(rows, w.shape[1], dtype=w.dtype) for w in weights}
+    inputs = {(w.shape[1], w.dtype): torch.randn(rows, w.shape[1], dtype=w.dtype) for w in weights}
     flops = sum(2 * rows * w.numel() for w in weights)
     with torch.no_grad():
-        return flops / seconds(lambda: [inputs[w.shape[1]] @ w.T for w in weights])
+        return flops / seconds(lambda: [inputs[w.shape[1], w.dtype] @ w.T for w in weights])
 
 
 def read_rate(megabytes: int = 512) -> float:
