@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from agenticrec_lite.runs import read_config, read_result
+from agenticrec_lite.training.shipped import RESULTS
 
-RESULTS = Path(__file__).resolve().parents[1] / "data" / "results"
 FILES = ("config.yaml", "metrics.csv", "ranks.csv", "result.json", "state.json")
 ADAPTERS = ("adapter_config.json", "adapter_model.safetensors")
 

@@ -49,6 +49,11 @@ class Question:
     pair: tuple[int, int] | None = None
     candidates: tuple[int, ...] = ()
 
+    def group(self, chat: ChatFormat, copies: int, max_calls: int) -> Group:
+        """Its prompt, with a fresh environment for each of so many rollouts."""
+        environments = [RankingEnvironment(self.context, self.kind, max_calls) for _ in range(copies)]
+        return Group(self.task_id, chat.prompt_ids(self.context, self.kind, self.pair), environments)
+
 
 class ListwiseGRPOTrainer(GRPOTrainer):
     """GRPO over whole tool-using trajectories.
@@ -110,14 +115,7 @@ class ListwiseGRPOTrainer(GRPOTrainer):
 
     def _play(self, questions: Sequence[Question]) -> list[Trajectory]:
         """A group of sampled trajectories for each question."""
-        groups = [
-            Group(
-                q.task_id,
-                self.chat.prompt_ids(q.context, q.kind, q.pair),
-                [RankingEnvironment(q.context, q.kind, self.agent["max_calls"]) for _ in range(self.num_generations)],
-            )
-            for q in questions
-        ]
+        groups = [q.group(self.chat, self.num_generations, self.agent["max_calls"]) for q in questions]
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.state.global_step)
         return rollout(self.model, self.chat, groups, self.sampling, generator)
 
@@ -263,8 +261,7 @@ def step_metrics(trajectories: Sequence[Trajectory], group_size: int) -> dict:
     calls = Counter(step.tool for t in trajectories for step in t.steps if step.kind == "call" and step.tool)
     outcomes = Counter(t.outcome for t in trajectories)
     positive = [t for t in trajectories if t.reward > 0]
-    pairs = [t for t in trajectories if t.question != "rank"]
-    of_pairs = {"reward_pairs": np.mean([t.reward for t in pairs]), "valid_pairs": np.mean([t.valid for t in pairs])}
+    pairs = [(t.reward, t.valid) for t in trajectories if t.question != "rank"]
     surprise = [-p for t in trajectories for p, mine in zip(t.logprobs, t.action_mask, strict=False) if mine]
     return {
         "reward_mean": rewards.mean(),
@@ -277,7 +274,7 @@ def step_metrics(trajectories: Sequence[Trajectory], group_size: int) -> dict:
         "completion_tokens": float(np.mean([len(t.completion_ids) for t in trajectories])),
         "action_tokens": float(np.mean([sum(t.action_mask) for t in trajectories])),
         "entropy": float(np.mean(surprise)) if surprise else None,  # of an action token, estimated by what was sampled
-        **(of_pairs if pairs else {}),
+        **(dict(zip(("reward_pairs", "valid_pairs"), np.mean(pairs, axis=0), strict=True)) if pairs else {}),
         **{f"tool_{name}": calls[name] / len(trajectories) for name in TOOLS},
         **{f"outcome_{name}": count / len(trajectories) for name, count in sorted(outcomes.items())},
     }

@@ -6,9 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from agenticrec_lite.agent.environment import RankingEnvironment
 from agenticrec_lite.agent.prompts import ChatFormat
-from agenticrec_lite.agent.rollout import Group, Sampling, rollout
+from agenticrec_lite.agent.rollout import Sampling, rollout
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.evaluation.metrics import user_bootstrap
 from agenticrec_lite.policy import Policy, base_model, folded
@@ -41,14 +40,7 @@ def ask(policy: Policy, questions: Sequence[Question], agent: dict, progress: st
         progress: Title of a progress bar.
     """
     chat = ChatFormat.of(policy.tokenizer, policy.brief)
-    groups = [
-        Group(
-            q.task_id,
-            chat.prompt_ids(q.context, q.kind, q.pair),
-            [RankingEnvironment(q.context, q.kind, agent["max_calls"])],
-        )
-        for q in questions
-    ]
+    groups = [question.group(chat, 1, agent["max_calls"]) for question in questions]
     played = rollout(policy.model, chat, groups, Sampling.of(agent, 0.0), progress=progress)
     for trajectory, question in zip(played, questions, strict=True):
         trajectory.reward = pairwise_reward(trajectory, question.right)

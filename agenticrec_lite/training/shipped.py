@@ -31,9 +31,8 @@ def borrow(run_dir: str | Path = SHIPPED) -> Experiment:
     shutil.copytree(
         run_dir, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*", "trajectories.jsonl", "notebooks")
     )
-    dataset, _, seed = (config[name] for name in ("dataset", "profile", "seed"))
     sections = {name: section for name, section in config.items() if isinstance(section, dict)}
-    experiment = Experiment(load_dataset(dataset), sections, seed, open_run(copy, config))
+    experiment = Experiment(load_dataset(config["dataset"]), sections, config["seed"], open_run(copy, config))
     weakref.finalize(experiment, shutil.rmtree, copy, ignore_errors=True)
     return experiment
 
