@@ -1,6 +1,8 @@
 """Fixtures: one small hand-made task, and a tiny untrained policy."""
 
+import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,3 +43,32 @@ def tiny():
     tokenizer = new_tokenizer(np.random.default_rng(0), worlds=60)
     model = new_policy(Recipe(hidden=32, layers=2), len(tokenizer)).eval()
     return model, ChatFormat.of(tokenizer, brief=True)
+
+
+# What the tests marked `fault(fault, where)` broke on purpose, and whether it was survived: runs/faults.json.
+FAULTS = Path(__file__).parents[1] / "runs" / "faults.json"
+faults: dict[tuple[str, str], dict] = {}
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Take down a fault once its test has run: survived if the test passed; `record_property("detail", ...)` says how."""
+    report = (yield).get_result()
+    if report.when == "call" and not report.skipped:
+        for marker in item.iter_markers("fault"):
+            fault, where = marker.args
+            before = faults.get((fault, where), {"survived": True, "detail": ""})
+            told = dict(report.user_properties).get("detail") or (item.function.__doc__ or item.name).splitlines()[0]
+            faults[fault, where] = {
+                "fault": fault, "where": where, "survived": before["survived"] and report.passed,
+                "detail": before["detail"] or str(told),
+            }  # fmt: skip
+
+
+def pytest_sessionfinish():
+    """Write them, beside those of the other pytest runs of the same `make test-all`."""
+    if faults:
+        there = json.loads(FAULTS.read_text(encoding="utf-8")) if FAULTS.exists() else []
+        found = {(row["fault"], row["where"]): row for row in there} | faults
+        FAULTS.parent.mkdir(exist_ok=True)
+        FAULTS.write_text(json.dumps(list(found.values()), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
