@@ -3,7 +3,8 @@
 ARM is "stock" or "ours". MODE is
     live     whole training steps, greedy rollouts: seconds of rollouts and of updates
     update   updates only, on the trajectories in FOLDER/replay.json: peak memory and the gradient
-    exact    (ours) the same gradient in float64, each trajectory scored whole and alone
+    exact    (ours) the same gradient, and the log-probabilities taken down while sampling, in float64, each trajectory
+             scored whole and alone
     greedy   64 greedy trajectories: their tokens
     flat     60 whole steps (ours): the peak memory after each
 """
@@ -73,24 +74,31 @@ def update(arm, model, policy, folder, scratch, out) -> dict:
 
 
 def exact(arm, model, policy, folder, scratch, out) -> dict:
-    """The update's gradient without batches, padding, shared prompts or single precision: what both arms aim at."""
+    """The update's gradient without batches, padding, shared prompts or single precision: what both arms aim at.
+
+    And how far the log-probabilities that the engine took down while it sampled are from a fresh forward.
+    """
     replay = read_replay(folder)
     draw = arms.rewards(0)
     advantages, _ = group_advantages([draw() for _ in replay], GROUP)
     policy.model.double().train()
+    furthest = 0.0
     for trajectory, advantage in zip(replay, advantages, strict=True):
         ids = torch.tensor([trajectory.prompt_ids + trajectory.completion_ids])
         start = len(trajectory.prompt_ids)
-        logprobs = policy.model(ids).logits[0, start - 1 : -1].log_softmax(-1)
-        chosen = logprobs.gather(1, ids[0, start:, None])[:, 0] * torch.tensor(trajectory.action_mask)
+        logits, written = policy.model(ids).logits[0, start - 1 : -1], ids[0, start:, None]
+        actions = torch.tensor(trajectory.action_mask)
+        chosen = logits.log_softmax(-1).gather(1, written)[:, 0] * actions
+        drawn = (logits.detach() / SIZES[model].temperature).log_softmax(-1).gather(1, written)[:, 0]
+        furthest = max(furthest, float((drawn - torch.tensor(trajectory.logprobs)).mul(actions).abs().max()))
         (-float(advantage) / (len(replay) * MAX_COMPLETION) * chosen.sum()).backward()
     grads = {n: p.grad for n, p in policy.model.named_parameters() if p.grad is not None}
     save_file(grads, out.with_suffix(".safetensors"))
-    return {}
+    return {"logprob_err": furthest}
 
 
 def greedy(arm, model, policy, folder, scratch, out) -> dict:
-    """Tokens of 64 greedy trajectories; in every eighth task the collaborative tools fail."""
+    """Tokens of 64 greedy trajectories; in every eighth task four of the tools fail."""
     size = SIZES[model]
     chat = ChatFormat.of(policy.tokenizer, brief=True)
     asked = questions(worlds(chat, N_GREEDY, size.prompt, seed=2, broken=8))
@@ -112,10 +120,10 @@ def greedy(arm, model, policy, folder, scratch, out) -> dict:
 
 
 def flat(arm, model, policy, folder, scratch, out, steps: int = 60) -> dict:
-    """Peak memory after each of many steps."""
+    """Peak memory after each of many steps, all on the same tasks: other ones could be longer, and need more."""
     size = SIZES[model]
     chat = ChatFormat.of(policy.tokenizer, brief=True)
-    asked = questions(worlds(chat, steps * size.tasks, size.prompt, seed=3))
+    asked = questions(worlds(chat, size.tasks, size.prompt, seed=3) * steps)
     trainer = arms.ours(policy, asked, settings(size, steps), agent(), scratch)
     peaks: list[float] = []
     trainer.clock.on_log = lambda *_, **__: peaks.append(arms.peak_mb())
@@ -134,7 +142,7 @@ def record_replay(model: str, folder: Path) -> dict:
         for q in asked
     ]
     generator = torch.Generator().manual_seed(0)
-    played = rollout(policy.model, chat, groups, Sampling.of(agent(), 1.0), generator, progress="replay")
+    played = rollout(policy.model, chat, groups, Sampling.of(agent(), size.temperature), generator, progress="replay")
     (folder / "replay.json").write_text(json.dumps([asdict(t) | {"steps": []} for t in played]))
     return {
         "calls": sum(t.n_calls for t in played) / len(played),

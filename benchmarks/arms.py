@@ -89,6 +89,8 @@ def stock(policy, asked: list[Question], settings: dict, agent: dict, out: Path,
     config = grpo_config(settings, agent, str(out), 0)
     config.generation_kwargs = {"do_sample": False, "max_new_tokens": agent["max_turn_tokens"]}
     config.max_tool_calling_iterations, config.max_grad_norm, config.num_generations_eval = agent["max_calls"], 0.0, 1
+    config.per_device_train_batch_size = rows = settings["stock_rows"]
+    config.gradient_accumulation_steps = config.steps_per_generation = config.generation_batch_size // rows
     draw = rewards(0)
     tokenizer = policy.tokenizer
     tokenizer.response_template = qwen3_template

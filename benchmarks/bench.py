@@ -81,13 +81,15 @@ def spread(seconds: dict[str, list[float]]) -> dict:
 
 
 def gradient_errors(model: str, folder: Path) -> dict:
-    """Relative differences of gradients over all parameters: ours to stock's, and both to the exact one."""
-    measure("ours", "exact", model, folder, folder / "exact.json")
+    """Relative differences of gradients over all parameters, ours to stock's and both to the exact one; and the largest
+    difference between log-probabilities taken down while sampling and exact ones."""
+    exact = measure("ours", "exact", model, folder, folder / "exact.json")
     names = {"stock": "update-stock", "ours": "update-ours", "exact": "exact"}
     grads = {arm: load_file(folder / f"{name}.safetensors") for arm, name in names.items()}
     return {
         "grad_rel_err": relative(grads["ours"], grads["stock"]),
         "grad_rel_err_to_float64": {arm: relative(grads[arm], grads["exact"]) for arm in ("stock", "ours")},
+        "logprob_err": exact["logprob_err"],
     }
 
 
@@ -179,6 +181,7 @@ def main() -> None:
         result["models"][model]["limits"] = limits(model, folder)
         if model == "nano":
             result["models"][model]["memory"] = flatness(model, folder)
+            run("sweep", folder)
         path.write_text(json.dumps(result, indent=1))
         print(json.dumps(result["models"][model], indent=1))
 

@@ -33,27 +33,36 @@ TEMPLATE = """{% for m in messages %}<|im_start|>{{ m.role }}
 
 @dataclass(frozen=True)
 class Size:
-    """How much work one run is: steps of `tasks` x GROUP trajectories, `micro` groups scored together."""
+    """How much work one run is: steps of `tasks` x GROUP trajectories, `micro` groups scored together.
+
+    Stock trl scores `stock_rows` trajectories together: as many as here, or as fit into 20 GB. The trajectories of the
+    update measurement are sampled at `temperature`.
+    """
 
     steps: int
     tasks: int
     micro: int
+    stock_rows: int
     prompt: tuple[int, int]  # shortest and longest prompt in tokens
+    temperature: float
 
 
 SIZES = {
-    "nano": Size(steps=3, tasks=8, micro=4, prompt=(400, 600)),
-    "smollm2-135m": Size(steps=1, tasks=2, micro=1, prompt=(450, 700)),
+    "nano": Size(steps=3, tasks=8, micro=4, stock_rows=32, prompt=(400, 600), temperature=1.0),
+    "smollm2-135m": Size(steps=1, tasks=2, micro=1, stock_rows=4, prompt=(450, 550), temperature=0.6),
 }
 
 
 class Broken:
-    """Collaborative knowledge that is out of order: every question is an error."""
+    """Collaborative knowledge, or ratings, that are out of order: every look at them is an error."""
 
     def similar_users(self) -> Evidence:
         raise ToolError("the service is down.")
 
     def similar_items(self, place) -> Evidence:
+        raise ToolError("the service is down.")
+
+    def __iter__(self):
         raise ToolError("the service is down.")
 
 
@@ -87,14 +96,14 @@ def with_template(tokenizer):
 
 
 def worlds(chat: ChatFormat, n: int, prompt: tuple[int, int], seed: int, broken: int = 0) -> list[TaskContext]:
-    """Generated tasks whose prompts have about the wanted length; in every `broken`-th the collaborative tools fail."""
+    """Generated tasks whose prompts have about the wanted length; in every `broken`-th four of the tools fail."""
     rng = np.random.default_rng(seed)
     found: list[TaskContext] = []
     while len(found) < n:
         world = random_world(rng, longest=int(rng.integers(2, 8)))
         if prompt[0] <= len(chat.prompt_ids(world)) <= prompt[1]:
             out_of_order = broken and len(found) % broken == broken - 1
-            found.append(replace(world, collaborative=Broken()) if out_of_order else world)
+            found.append(replace(world, collaborative=Broken(), ratings=Broken()) if out_of_order else world)
     return found
 
 
@@ -123,7 +132,7 @@ def settings(size: Size, steps: int | None = None) -> dict:
     """A stage's section as a profile has it. The rate is 0: every step costs the same, and does the same."""
     return {
         "steps": steps or size.steps, "tasks_per_step": size.tasks, "group_size": GROUP, "micro_groups": size.micro,
-        "learning_rate": 0.0, "warmup_steps": 0, "temperature": 1.0,
+        "learning_rate": 0.0, "warmup_steps": 0, "temperature": 1.0, "stock_rows": size.stock_rows,
     }  # fmt: skip
 
 
