@@ -99,6 +99,20 @@ def test_tasks_depend_on_seed_part_and_row_only():
     assert any(by_id[task.task_id].candidates != task.candidates for task in every)
 
 
+@pytest.mark.parametrize("part", ["train_late", "validation", "test"])
+def test_candidates_are_drawn_from_the_list_of_negatives(part):
+    """Without that list being made, yet to the bit: shipped results depend on the draw."""
+    log = long_log(n_items=15)
+    split = temporal_split(log)
+    users, items = log.interactions["user"].to_numpy(), log.interactions["item"].to_numpy()
+    for task in build_tasks(log, split, part, None, 7, n_candidates=4):
+        row = int(task.task_id.rpartition("-")[2])
+        negatives = np.setdiff1d(items[split.fit_rows(part)], items[users == task.user])
+        rng = np.random.default_rng([7, ["train_late", "validation", "test"].index(part), row])
+        drawn = rng.choice(negatives, 3, replace=False)
+        assert task.candidates == tuple(rng.permutation(np.append(drawn, items[row])))
+
+
 def test_negatives_and_the_place_of_the_positive_are_uniform():
     log = long_log()
     split = temporal_split(log)

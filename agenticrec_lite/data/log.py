@@ -1,7 +1,7 @@
 """One shape for every dataset: who took which item, when, and what the items are."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -24,12 +24,14 @@ class InteractionLog:
         items: row = item code: [item_id str, title str, categories tuple of str, price float64, year
             float64]; NaN where price or year are unknown, an empty tuple where the categories are.
         user_ids: [n_users] the dataset's own user ids; position = user code.
+        reading: how often what was met while the files were read, by case; empty where nothing was counted.
     """
 
     name: str
     interactions: pd.DataFrame
     items: pd.DataFrame
     user_ids: np.ndarray
+    reading: dict[str, int] = field(default_factory=dict)
 
     @property
     def n_users(self) -> int:
@@ -49,6 +51,11 @@ class InteractionLog:
         rows = zip(users, items, columns["rating"].tolist(), columns["timestamp"].tolist(), strict=True)
         lines = sorted(f"{user}\t{item}\t{rating:g}\t{timestamp}\n" for user, item, rating, timestamp in rows)
         return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def fingerprint(self) -> str:
+        """sha256 (hex) of `digest` and of the item table: whether files still hold what a run began with."""
+        items = "\n".join(map(repr, self.items.itertuples(index=False, name=None)))
+        return hashlib.sha256(f"{self.digest()}\n{items}".encode()).hexdigest()
 
 
 def make_log(name: str, interactions: pd.DataFrame, items: pd.DataFrame) -> InteractionLog:

@@ -74,8 +74,9 @@ class _TaskDrawer:
         columns = log.interactions
         self.users, self.items, self.ratings, self.times = (
             columns[name].to_numpy() for name in ("user", "item", "rating", "timestamp"))
-        self.in_catalogue = np.zeros(log.n_items, dtype=bool)
-        self.in_catalogue[self.items[split.fit_rows(part)]] = True
+        self.catalogue = np.unique(self.items[split.fit_rows(part)])
+        self.place = np.full(log.n_items, -1)  # of each item in the catalogue
+        self.place[self.catalogue] = np.arange(len(self.catalogue))
         self.first_time = ~columns.duplicated(["user", "item"]).to_numpy()
         # rows of user u, in time order: by_user[starts[u] : starts[u + 1]]
         self.by_user = np.argsort(self.users, kind="stable")
@@ -84,20 +85,23 @@ class _TaskDrawer:
         self.seeds = [seed, list(FITTED_ON).index(part)]
 
     def shuffled_rows(self, rows: slice) -> np.ndarray:
-        usable = (self.in_catalogue[self.items] & self.first_time)[rows]
+        usable = ((self.place[self.items] >= 0) & self.first_time)[rows]
         return np.random.default_rng(self.seeds).permutation(np.flatnonzero(usable) + rows.start)
 
     def task(self, row: int, n_candidates: int, history_length: int, min_history: int) -> RankingTask | None:
         user, positive, cutoff = self.users[row], self.items[row], self.times[row]
         user_rows = self.by_user[self.starts[user] : self.starts[user + 1]]
         past = user_rows[: np.searchsorted(self.times[user_rows], cutoff, side="left")]
-        possible = self.in_catalogue.copy()
-        possible[self.items[user_rows]] = False
-        negatives = np.flatnonzero(possible)
-        if len(past) < min_history or len(negatives) < n_candidates - 1:
+        # The negatives are the catalogue without the user's own places in it. As many of these lie before negative k
+        # as have k or fewer negatives before them.
+        own = np.sort(self.place[self.items[user_rows[self.first_time[user_rows]]]])
+        own = own[own >= 0]
+        n_negatives = len(self.catalogue) - len(own)
+        if len(past) < min_history or n_negatives < n_candidates - 1:
             return None
         rng = np.random.default_rng([*self.seeds, row])
-        drawn = rng.choice(negatives, n_candidates - 1, replace=False)
+        drawn = rng.choice(n_negatives, n_candidates - 1, replace=False)
+        drawn = self.catalogue[drawn + np.searchsorted(own - np.arange(len(own)), drawn, side="right")]
         candidates = rng.permutation(np.append(drawn, positive))
         shown = past[-history_length:]
         return RankingTask(

@@ -15,9 +15,11 @@ class ItemKNN(Recommender):
     history.
 
     Attributes:
-        similarity: [n_items, n_items] float32 in 0..1, symmetric; 0 on the diagonal and for items never
-            taken.
+        cosines: sparse [n_items, n_items] float32 in 0..1, symmetric, by columns; nothing on the diagonal and
+            for items never taken.
     """
+
+    cosines: sparse.csc_array
 
     def fit(self, interactions: pd.DataFrame, n_items: int, seed: int = 0) -> Self:
         """similarity(i, j) = |users of i and j| / sqrt(|users of i| |users of j|); nothing is random."""
@@ -25,16 +27,35 @@ class ItemKNN(Recommender):
         users = pairs["user"].to_numpy()
         ones = np.ones(len(pairs), dtype=np.float32)
         taken = sparse.csr_array((ones, (users, pairs["item"].to_numpy())), shape=(users.max() + 1, n_items))
-        together = (taken.T @ taken).toarray()
-        n_users = together.diagonal().copy()
+        together = (taken.T @ taken).tocoo()
+        n_users = together.diagonal()
         scale = np.divide(1, np.sqrt(n_users), out=np.zeros_like(n_users), where=n_users > 0)
-        np.fill_diagonal(together, 0)
-        self.similarity = together * scale[:, None] * scale
+        (i, j), n_both = together.coords, together.data
+        others = i != j
+        cosines = (n_both * scale[i] * scale[j])[others]
+        self.cosines = sparse.csc_array((cosines, (i[others], j[others])), shape=(n_items, n_items))
         return self
+
+    @property
+    def similarity(self) -> np.ndarray:
+        """All cosines as a dense array [n_items, n_items]: made when asked for, and for small catalogues only."""
+        return self.cosines.toarray()
+
+    def column(self, item: int) -> tuple[np.ndarray, np.ndarray]:
+        """The items similar to one at all, and their cosines to it."""
+        entries = slice(*self.cosines.indptr[item : item + 2])
+        return self.cosines.indices[entries], self.cosines.data[entries]
 
     def score(self, histories: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]]) -> np.ndarray:
         """Sum over the history of the similarity to each candidate, [B, C]; 0 for an empty history."""
-        return np.stack([
-            self.similarity[np.ix_(items, np.asarray(history, dtype=int))].sum(1)
-            for history, items in zip(histories, candidates, strict=True)
-        ])
+        row = np.zeros(self.cosines.shape[0], dtype=np.float32)
+        scores = np.zeros((len(histories), len(candidates[0])), dtype=np.float32)
+        for i, (history, items) in enumerate(zip(histories, candidates, strict=True)):
+            similar = np.zeros((len(items), len(history)), dtype=np.float32)
+            for k, item in enumerate(history):
+                others, cosines = self.column(item)
+                row[others] = cosines
+                similar[:, k] = row[np.asarray(items)]
+                row[others] = 0
+            scores[i] = similar.sum(1)
+        return scores

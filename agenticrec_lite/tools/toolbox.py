@@ -6,6 +6,7 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from agenticrec_lite.data.log import InteractionLog
 from agenticrec_lite.data.tasks import RankingTask
@@ -26,7 +27,7 @@ class Toolbox:
     Attributes:
         cards: What is shown of each item, by item code.
         popularity, itemknn, sasrec: The fitted recommenders; baselines use the same objects.
-        taken: Items of each fitted user, 0/1 [U, n_items].
+        taken_rows: Items of each fitted user, sparse 0/1 [U, n_items] by rows.
         latest: Each one's last item [U].
         neighbours: How many neighbours a collaborative tool names.
     """
@@ -35,7 +36,7 @@ class Toolbox:
     popularity: Popularity
     itemknn: ItemKNN
     sasrec: SASRec
-    taken: np.ndarray
+    taken_rows: sparse.csr_array
     latest: list[int]
     neighbours: int = 3
 
@@ -52,29 +53,39 @@ class Toolbox:
         past = log.interactions.iloc[rows]
         popularity, itemknn = Popularity().fit(past, log.n_items), ItemKNN().fit(past, log.n_items)
         sasrec = SASRec().fit(past, log.n_items, seed)
-        sequences = [group.tolist() for _, group in past.groupby("user")["item"]]
-        taken = np.zeros((len(sequences), log.n_items), dtype=np.float32)
-        for row, sequence in zip(taken, sequences, strict=True):
-            row[sequence] = 1
+        users, rows_of = np.unique(past["user"], return_inverse=True)
+        counts = sparse.csr_array(
+            (np.ones(len(past), dtype=np.float32), (rows_of, past["item"])), shape=(len(users), log.n_items)
+        )
         return cls(
             cards=item_cards(log, past),
             popularity=popularity,
             itemknn=itemknn,
             sasrec=sasrec,
-            taken=taken,
-            latest=[sequence[-1] for sequence in sequences],
+            taken_rows=counts.minimum(1),
+            latest=past.groupby("user")["item"].last().tolist(),
             neighbours=neighbours,
         )
+
+    @property
+    def taken(self) -> np.ndarray:
+        """Items of each fitted user as a dense array: made when asked for, and for small catalogues only."""
+        return self.taken_rows.toarray()
+
+    @cached_property
+    def taken_columns(self) -> sparse.csc_array:
+        """`taken_rows` by columns: the fitted users of each item."""
+        return self.taken_rows.tocsc()
 
     @cached_property
     def user_sizes(self) -> np.ndarray:
         """Square root of the number of items that each fitted user took [U]."""
-        return np.sqrt(self.taken.sum(1))
+        return np.sqrt(self.taken_rows.sum(1))
 
     @cached_property
     def item_sizes(self) -> np.ndarray:
         """Square root of the number of fitted users who took each item, at least 1 [n_items]."""
-        return np.sqrt(np.maximum(self.taken.sum(0), 1))
+        return np.sqrt(np.maximum(self.taken_rows.sum(0), 1))
 
     @cached_property
     def item_vectors(self) -> np.ndarray:
@@ -122,9 +133,10 @@ class FittedCollaborative:
         would win everywhere.
         """
         box, candidates = self.toolbox, np.array(self.task.candidates)
-        similarity = box.taken[:, list(self.task.history)].sum(1) / box.user_sizes
-        nearest = np.argsort(-similarity, kind="stable")[:N_NEIGHBOURS]
-        return nearest, similarity[nearest] @ box.taken[np.ix_(nearest, candidates)] / box.item_sizes[candidates]
+        similarity = box.taken_columns[:, list(self.task.history)].sum(1) / box.user_sizes
+        nearest = largest(similarity, N_NEIGHBOURS)
+        taken = box.taken_rows[nearest][:, candidates].toarray()
+        return nearest, similarity[nearest] @ taken / box.item_sizes[candidates]
 
     def similar_users(self) -> Evidence:
         """SASRec's score of the candidates plus, with less weight, the neighbours' votes; each standardised."""
@@ -140,7 +152,7 @@ class FittedCollaborative:
             else [(self.task.history if place[0] == "h" else self.task.candidates)[place[1]]]
         )
         together, close = self._similarities(list(items))
-        near = np.argsort(-together, kind="stable")[: self.toolbox.neighbours + len(self.task.history)]
+        near = largest(together, self.toolbox.neighbours + len(self.task.history))
         titles = [self.toolbox.cards[item].title for item in near if item not in self.task.history]
         candidates = np.array(self.task.candidates)
         return Evidence(titles, standardise(together[candidates]) + EMBEDDING * standardise(close[candidates]))
@@ -148,7 +160,18 @@ class FittedCollaborative:
     def _similarities(self, items: list[int]) -> tuple[np.ndarray, np.ndarray]:
         """Of every item in the catalogue to the given ones: co-occurrence and embedding cosine [n_items]."""
         vectors = self.toolbox.item_vectors
-        return self.toolbox.itemknn.similarity[:, items].sum(1), vectors @ vectors[items].sum(0)
+        together = np.zeros(len(vectors), dtype=np.float32)
+        for item in items:
+            others, cosines = self.toolbox.itemknn.column(item)
+            together[others] += cosines
+        return together, vectors @ vectors[items].sum(0)
+
+
+def largest(values: np.ndarray, k: int) -> np.ndarray:
+    """Places of the k largest of values [n] that are not negative, largest first and equal ones in order."""
+    above = np.flatnonzero(values > 0)
+    above = above[np.argsort(-values[above], kind="stable")][:k]
+    return np.append(above, np.flatnonzero(values == 0)[: k - len(above)])
 
 
 def unit_length(vectors: np.ndarray) -> np.ndarray:

@@ -1,0 +1,242 @@
+"""Files of Amazon Reviews 2023 as tables, in one pass each and in bounded memory: DuckDB reads, filters and joins."""
+
+import glob
+import gzip
+import json
+import os
+import re
+import tempfile
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+
+from agenticrec_lite.data.log import LATEST_SECOND
+from agenticrec_lite.errors import UserError
+
+MEMORY = "700MB"  # of DuckDB, which beyond it goes on in a temporary folder
+
+REVIEW_LINES = """
+    SELECT user_id, parent_asin AS item_id, rating, timestamp,
+        coalesce(user_id, parent_asin, rating, timestamp) IS NULL AS broken
+    FROM read_json($path, format = 'newline_delimited', ignore_errors = true, compression = $compression,
+        columns = {user_id: 'VARCHAR', parent_asin: 'VARCHAR', rating: 'VARCHAR', timestamp: 'VARCHAR'})"""
+CSV_COLUMNS = ["user_id", "parent_asin", "rating", "timestamp"]  # and perhaps history
+# One field a line, cut here, so that no line is left out uncounted.
+CSV_LINES = """
+    SELECT trim(field[1], ' "') AS user_id, trim(field[2], ' "') AS item_id, trim(field[3], ' "') AS rating,
+        trim(field[4], ' "') AS timestamp, rest IS NOT NULL OR len(field) NOT IN (4, 5) AS broken
+    FROM (SELECT rest, string_split(line, ',') AS field FROM read_csv($path, compression = $compression,
+        columns = {line: 'VARCHAR', rest: 'VARCHAR'}, delim = '\x01', quote = '', escape = '', comment = '',
+        header = false, auto_detect = false, null_padding = true, strict_mode = false, ignore_errors = true,
+        store_rejects = true) WHERE line IS NOT NULL)
+    WHERE (user_id, item_id) <> ('user_id', 'parent_asin')"""
+# What keeps a line from being an interaction, by its number in `fault`.
+FAULTS = {1: "broken line", 2: "no user or item", 3: "no or impossible timestamp", 4: "timestamp in the future"}
+# Users and items are told apart by 64-bit hashes; their ids are kept inside the window only.
+REVIEWS = """
+    CREATE TEMP TABLE reviews AS SELECT
+        hash(user_id) AS u, hash(item_id) AS i, if(stars BETWEEN 1 AND 5, stars, NULL)::FLOAT AS stars,
+        abs(number) < $latest_second AS in_seconds,
+        try_cast(floor(if(in_seconds, number, number / 1000)) AS BIGINT) AS second,
+        CASE WHEN broken THEN 1 WHEN coalesce(user_id, '') = '' OR coalesce(item_id, '') = '' THEN 2
+            WHEN coalesce(second, 0) < 1 THEN 3 WHEN second > $now THEN 4 ELSE 0 END AS fault,
+        fault = 0 AND second >= $start AND second < $stop AS inside,
+        if(inside, user_id, NULL) AS user_id, if(inside, item_id, NULL) AS item_id
+    FROM (SELECT * EXCLUDE (rating, timestamp), try_cast(rating AS DOUBLE) AS stars,
+        try_cast(timestamp AS DOUBLE) AS number FROM ({lines}))"""
+COUNTS = """
+    SELECT count(*), count_if(inside), count_if(in_seconds), count_if(stars IS NULL) FROM reviews WHERE fault = 0"""
+EARLIEST = """
+    CREATE TEMP TABLE kept AS SELECT u, i, min({second: second, stars: stars}) AS earliest
+    FROM reviews WHERE fault = 0 AND (inside OR $whole) GROUP BY u, i"""
+CORE = """
+    CREATE OR REPLACE TEMP TABLE kept AS SELECT * FROM kept
+    SEMI JOIN (SELECT u FROM kept GROUP BY u HAVING count(*) >= $k) USING (u)
+    SEMI JOIN (SELECT i FROM kept GROUP BY i HAVING count(*) >= $k) USING (i)"""
+INTERACTIONS = """
+    SELECT any_value(user_id) AS user_id, any_value(item_id) AS item_id, earliest.stars AS rating, second AS timestamp
+    FROM kept JOIN (SELECT * FROM reviews WHERE inside) USING (u, i) WHERE second = earliest.second
+    GROUP BY u, i, earliest, second"""
+ITEMS = """
+    SELECT parent_asin AS item_id, trim(title) AS title, categories, price, details
+    FROM read_json($path, format = 'newline_delimited', ignore_errors = true, compression = $compression,
+        columns = {parent_asin: 'VARCHAR', title: 'VARCHAR', categories: 'VARCHAR', price: 'VARCHAR',
+                   details: 'VARCHAR'})
+    WHERE parent_asin IS NULL OR parent_asin IN (SELECT item_id FROM wanted)"""
+YEAR_KEYS = ("Original Release Date", "Release Date", "Publication Date", "Date First Available")
+YEAR = re.compile(r"\b(?:19|20)\d\d\b")
+
+
+def read_reviews(path: Path | str, window: tuple[str, str] | None = None, k_core: int = 1,
+                 core_of: str = "file") -> tuple[pd.DataFrame, dict[str, int]]:
+    """The interactions of a file of reviews, and how often what was met in it; see `amazon.read_amazon`.
+
+    Returns:
+        [user_id, item_id, rating, timestamp in seconds] in any order; and counts by case.
+
+    Raises:
+        UserError: the file cannot be read, or holds no interaction.
+    """
+    path, whole = Path(path), core_of == "file" and k_core > 1
+    start, stop = map(_second, window) if window else (0, LATEST_SECOND)
+    with _database(path) as database:
+        csv = ".csv" in path.suffixes
+        if csv:
+            _check_columns(path)
+        values = {"start": start, "stop": stop, "now": time.time(), "latest_second": LATEST_SECOND}
+        database.execute(REVIEWS.format(lines=CSV_LINES if csv else REVIEW_LINES), values | _source(path))
+        faults = dict(database.execute("SELECT fault, count(*) FROM reviews GROUP BY fault").fetchall())
+        if csv:
+            not_utf8 = database.execute("SELECT count(DISTINCT line) FROM reject_errors").fetchone()[0]
+            faults[1] = faults.get(1, 0) + not_utf8
+        n, n_inside, in_seconds, unrated = database.execute(COUNTS).fetchone()
+        reading = {"lines": sum(faults.values())} | {name: faults.get(k, 0) for k, name in FAULTS.items()}
+        if not n:
+            raise UserError(f"{path} has no interaction ({sentence(reading)}); it must be in the format of Amazon "
+                            "Reviews 2023, .jsonl or .csv with user_id,parent_asin,rating,timestamp.")
+        database.execute(EARLIEST, {"whole": whole})
+        n_pairs = _count(database)
+        n_core = _core(database, k_core, n_pairs)
+        frame = database.execute(INTERACTIONS).df()
+    return frame, reading | {
+        "timestamp in seconds": in_seconds,
+        "without a rating of 1 to 5": unrated,
+        "user and item met again": (n if whole else n_inside) - n_pairs,
+        f"outside the {k_core}-core": n_pairs - n_core,
+        "outside the window": n_core - len(frame) if whole else n - n_inside,
+    }
+
+
+def read_items(path: Path | str, wanted: Sequence[str]) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The wanted items that a file of items describes, and how often what was met in it; see `amazon.read_amazon`.
+
+    Returns:
+        [item_id, title, categories, price, year], one row an item, title "" where there is none; and counts by case.
+
+    Raises:
+        UserError: the file cannot be read, or describes none of them.
+    """
+    with _database(Path(path)) as database:
+        database.register("wanted", pd.DataFrame({"item_id": np.asarray(wanted, dtype=object)}))
+        lines = database.execute(ITEMS, _source(Path(path))).df()
+    broken = lines["item_id"].isna()
+    found = lines[~broken].fillna({"title": ""}).sort_values(["item_id", "title", "price"])
+    # One with a title first: a stable sort on whether there is none.
+    found = found.sort_values("title", key=lambda title: title == "", kind="stable")
+    items = found.drop_duplicates("item_id")
+    if items.empty:
+        raise UserError(f"{path} describes no item of the reviews ({broken.sum()} broken lines); give the file of "
+                        "items (meta_*.jsonl) of the same category.")
+    given = items["price"].fillna("").str.strip().replace(["None", "null"], "")
+    prices = pd.to_numeric(given.str.replace(r"[$,]", "", regex=True), errors="coerce")
+    prices = prices.where((prices > 0) & (prices < np.inf))
+    table = pd.DataFrame({
+        "item_id": items["item_id"], "title": items["title"], "categories": items["categories"].map(_categories),
+        "price": prices, "year": items["details"].map(_year),
+    })  # fmt: skip
+    return table, {
+        "broken line of the items": int(broken.sum()), "item described again": len(found) - len(items),
+        "odd price": int(((given != "") & prices.isna()).sum()),
+    }  # fmt: skip
+
+
+def sentence(reading: dict[str, int]) -> str:
+    """Counts by case, the zeros left out."""
+    return ", ".join(f"{case}: {count:,}" for case, count in reading.items() if count)
+
+
+def _core(database: duckdb.DuckDBPyConnection, k_core: int, n: int) -> int:
+    """Leaves the k-core in `kept`, which has `n` rows, and returns how many that are."""
+    while k_core > 1:
+        database.execute(CORE, {"k": k_core})
+        before, n = n, _count(database)
+        if n == before:
+            break
+    return n
+
+
+def _count(database: duckdb.DuckDBPyConnection) -> int:
+    return database.execute("SELECT count(*) FROM kept").fetchone()[0]
+
+
+@contextmanager
+def _database(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """An empty database to read `path` with; its errors become a UserError."""
+    if not path.is_file():
+        raise UserError(f"There is no file {path}; give the path of one, or fetch it.")
+    with tempfile.TemporaryDirectory(prefix="agenticrec-") as spill, ThreadPoolExecutor(1) as beside:
+        settings = {"memory_limit": MEMORY, "temp_directory": spill, "threads": min(4, os.cpu_count() or 1),
+                    "preserve_insertion_order": False}  # fmt: skip
+        try:
+            with duckdb.connect(config=settings) as database:
+                checked = beside.submit(_check_gzip, path)
+                yield database
+                checked.result()
+        except duckdb.OutOfMemoryException as error:
+            raise UserError(f"No space is left for reading {path} ({_first_line(error)}); set TMPDIR to a folder on a "
+                            "disk with more.") from None
+        except (duckdb.Error, OSError, EOFError, zlib.error) as error:
+            raise UserError(f"{path} cannot be read ({_first_line(error)}); fetch or copy it again.") from None
+
+
+def _check_gzip(path: Path) -> None:
+    """Compares the checksums in a gzip file, which DuckDB leaves alone."""
+    if _source(path)["compression"] == "gzip":
+        with gzip.open(path) as file:
+            while file.read(1 << 20):
+                pass
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _check_columns(path: Path) -> None:
+    """The columns of a CSV are told by their place; a header, where there is one, must agree."""
+    with (gzip.open if _source(path)["compression"] == "gzip" else open)(path, "rb") as file:
+        first = file.readline(1000).decode("utf-8-sig", errors="replace").strip().replace('"', "").split(",")
+    if set(first) & {*CSV_COLUMNS, "item_id", "asin"} and first[:4] != CSV_COLUMNS:
+        raise UserError(f"{path} has the columns {','.join(first)} in line 1; they must be {','.join(CSV_COLUMNS)}.")
+
+
+def _source(path: Path) -> dict[str, str]:
+    """Path and compression as DuckDB wants them; whether a file is gzip is seen from its first two bytes."""
+    with open(path, "rb") as file:
+        return {"path": glob.escape(str(path)), "compression": "gzip" if file.read(2) == b"\x1f\x8b" else "none"}
+
+
+def _second(day: str) -> int:
+    try:
+        return int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp())
+    except ValueError:
+        raise UserError(f"{day!r} is no day; write it as 2022-10-01.") from None
+
+
+def _json(text: str | None) -> Any:
+    try:
+        return json.loads(text)
+    except (TypeError, ValueError):
+        return None
+
+
+def _categories(text: str | None) -> tuple[str, ...]:
+    """From the most general on, without the first, which is the same for all, where there are others."""
+    names = _json(text)
+    names = [name for name in names if isinstance(name, str) and name] if isinstance(names, list) else []
+    return tuple(names[1:] or names)
+
+
+def _year(text: str | None) -> float:
+    """The year in the earliest-named date among the details; NaN where there is none."""
+    details = _json(text)
+    dates = [str(details.get(key)) for key in YEAR_KEYS] if isinstance(details, dict) else []
+    return next((float(match.group()) for match in map(YEAR.search, dates) if match), float("nan"))

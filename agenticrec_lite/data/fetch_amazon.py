@@ -1,0 +1,194 @@
+"""Brings a category of Amazon Reviews 2023 into the cache: gigabytes, so what has come is kept and gone on with."""
+
+import errno
+import json
+import os
+import shutil
+import time
+import urllib.request
+from collections.abc import Callable
+from functools import partial
+from http.client import HTTPException, HTTPMessage
+from pathlib import Path
+from urllib.error import HTTPError
+
+from filelock import FileLock, Timeout
+from tqdm.auto import tqdm
+
+from agenticrec_lite.data.fetch import AMAZON, MANIFEST, TIMEOUT, SourceFailed, check_cached, first_of, sha256
+from agenticrec_lite.errors import UserError
+from agenticrec_lite.runs import replacing
+
+HUB_REPOSITORY = "McAuley-Lab/Amazon-Reviews-2023"
+OFFICIAL_BASE = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023/raw"
+ATTEMPTS = 5
+PAUSE = 1.0  # seconds before the second attempt, then twice as long each time
+
+
+def fetch_amazon(name: str, folder: Path, force: bool = False, sources: str | None = None) -> None:
+    """Puts the reviews and the items of a category into `folder`, unless they are there.
+
+    A download that broke off stays as *.part beside the lock, and the next call goes on with it, or begins anew if
+    the file has changed at its source. The sha256 of both files is checked where the source gives it (the hub does),
+    written to sha256.json, and checked by every later call.
+
+    Args:
+        name: of `fetch.AMAZON`.
+        folder: in the cache.
+        force: fetch again even when the files are there.
+        sources: comma-separated, tried in this order: "hub" (Hugging Face, plain text) and "official" (the authors'
+            server, gzip). Default: the environment's AGENTICREC_AMAZON2023_SOURCE, or both. An address in
+            AGENTICREC_AMAZON2023_URL replaces the authors' server (a mirror) and is then the only default.
+
+    Raises:
+        UserError: another process is fetching the same, a cached file is not as it was fetched, the disk has too
+            little space, or no source gives the files.
+        OSError: the folder cannot be written.
+    """
+    base = os.environ.get("AGENTICREC_AMAZON2023_URL")
+    sources = sources or os.environ.get("AGENTICREC_AMAZON2023_SOURCE") or ("official" if base else None)
+    known: dict[str, Callable[[], dict[str, Path]]] = {
+        "hub": partial(_from_hub, AMAZON[name], folder),
+        "official": partial(_from_official, AMAZON[name], folder, base or OFFICIAL_BASE),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            if (folder / MANIFEST).exists() and not force:
+                check_cached(name, folder)
+            else:
+                _install(first_of(known, name, sources), folder)
+    except Timeout:
+        raise UserError(f"Another process is fetching {name} into {folder}; wait for it.") from None
+
+
+def files_in(folder: Path, name: str) -> tuple[Path, Path]:
+    """The files of reviews and of items in a folder that `fetch_amazon` has filled."""
+    files = json.loads((folder / MANIFEST).read_text())
+    return tuple(next(folder / file for file in files if file.startswith(f"{stem}.")) for stem in _stems(AMAZON[name]))
+
+
+def _stems(category: str) -> tuple[str, str]:
+    return category, f"meta_{category}"
+
+
+def _paths(category: str) -> list[str]:
+    reviews, items = _stems(category)
+    return [f"review_categories/{reviews}.jsonl", f"meta_categories/{items}.jsonl"]
+
+
+def _from_hub(category: str, folder: Path) -> dict[str, Path]:
+    import huggingface_hub as hub  # takes a second
+
+    names = [f"raw/{path}" for path in _paths(category)]
+    files = {}
+    try:
+        told = hub.HfApi().get_paths_info(HUB_REPOSITORY, names, repo_type="dataset")
+        told = {info.path: info for info in told}
+        missing = [name for name in names if name not in told]
+        if missing:
+            raise SourceFailed(f"{HUB_REPOSITORY} has no {missing[0]}")
+        _need_space(folder, sum(info.size for info in told.values()))
+        for name in names:
+            path = Path(hub.hf_hub_download(HUB_REPOSITORY, name, repo_type="dataset", local_dir=folder / "hub.part"))
+            if path.stat().st_size != told[name].size or (told[name].lfs and sha256(path) != told[name].lfs.sha256):
+                path.unlink()
+                raise SourceFailed(f"{name} is not as {HUB_REPOSITORY} lists it")
+            files[path.name] = path
+    except (SourceFailed, UserError):
+        raise
+    except Exception as error:  # of several libraries below it, some of them its own choice
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS):
+            raise
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise SourceFailed(f"{HUB_REPOSITORY} gave no file, {reason}") from None
+    return files
+
+
+def _from_official(category: str, folder: Path, base: str) -> dict[str, Path]:
+    files = {}
+    for path in _paths(category):
+        part = folder / f"{Path(path).name}.gz.part"
+        _download(f"{base.rstrip('/')}/{path}.gz", part)
+        with open(part, "rb") as file:
+            gzipped = file.read(2) == b"\x1f\x8b"
+        if not gzipped:
+            part.unlink()
+            raise SourceFailed(f"{base} gave something else than gzip for {path}.gz")
+        files[part.stem] = part
+    return files
+
+
+def _install(files: dict[str, Path], folder: Path) -> None:
+    """Moves whole files to their names; the manifest, which makes the folder count as fetched, comes last."""
+    manifest = {name: sha256(path) for name, path in files.items()}
+    for name, path in files.items():
+        os.replace(path, folder / name)
+    with replacing(folder / MANIFEST) as temporary:
+        temporary.write_text(json.dumps(manifest, indent=1))
+    for left_over in set(folder.iterdir()) - {folder / name for name in (*files, MANIFEST, ".lock")}:
+        shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
+
+
+def _download(url: str, part: Path) -> None:
+    """Leaves the whole file at `part`, going on with what is there if it is of the same file."""
+    failure = ""
+    for attempt in range(ATTEMPTS):
+        time.sleep(PAUSE * (2**attempt - 1))
+        try:
+            if _attempt(url, part):
+                return
+            failure = "it broke off"
+        except HTTPError as error:
+            if error.code == 416:  # asked for what lies beyond its end
+                part.unlink()
+            elif error.code < 500 and error.code != 429:
+                raise SourceFailed(f"{url} answered {error.code} {error.reason}") from None
+            failure = f"it answered {error.code} {error.reason}"
+        except (OSError, HTTPException, ValueError) as error:  # URLError is an OSError; ValueError: no address
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise
+            failure = str(error) or type(error).__name__
+    raise SourceFailed(f"{url} gave no whole file in {ATTEMPTS} attempts ({failure}); what has come is kept")
+
+
+def _attempt(url: str, part: Path) -> bool:
+    """Asks once, and says whether `part` is now whole. Beside it: of which version of the file it is, and how long."""
+    note = part.with_name(f"{part.name}.json")
+    version = json.loads(note.read_text()) if note.exists() and part.exists() else {}
+    have = part.stat().st_size if version else 0
+    if version and have == version["size"]:
+        return True
+    asked = {"Range": f"bytes={have}-", "If-Range": version["validator"]} if have else {}
+    with urllib.request.urlopen(urllib.request.Request(url, headers=asked), timeout=TIMEOUT) as answer:
+        goes_on = answer.status == 206 and (answer.headers["Content-Range"] or "").startswith(f"bytes {have}-")
+        if answer.status == 206 and not (goes_on and _validator(answer.headers) == version["validator"]):
+            part.unlink()  # of another version, or another range: begin anew
+            return False
+        have = have if goes_on else 0
+        length = answer.headers["Content-Length"]
+        size = have + int(length) if length else None
+        _need_space(part.parent, (size or 0) - have)
+        bar = tqdm(total=size, initial=have, unit="B", unit_scale=True, desc=part.stem, disable=None)
+        with bar, open(part, "ab" if goes_on else "wb") as file:
+            if size and _validator(answer.headers):
+                note.write_text(json.dumps({"validator": _validator(answer.headers), "size": size}))
+            else:  # then it cannot be gone on with
+                note.unlink(missing_ok=True)
+            while chunk := answer.read1(1 << 20):
+                file.write(chunk)
+                bar.update(len(chunk))
+    return size is None or part.stat().st_size == size
+
+
+def _validator(headers: HTTPMessage) -> str | None:
+    """What tells versions of a file apart: a strong ETag, or else when it was modified."""
+    tag = headers["ETag"]
+    return tag if tag and not tag.startswith("W/") else headers["Last-Modified"]
+
+
+def _need_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(f"{folder} has {free / 1e9:.1f} GB free and {needed / 1e9:.1f} GB are to come; free some, or "
+                        "set AGENTICREC_CACHE to a folder on another disk.")
