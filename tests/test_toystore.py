@@ -1,0 +1,314 @@
+"""The toystore: rebuilt bit for bit, in the published format, with the structure it promises, and its exact optimum."""
+
+import gzip
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from agenticrec_lite.cli import app
+from agenticrec_lite.data import build_tasks, load_dataset, temporal_split, toystore
+from agenticrec_lite.data.toystore import (
+    ITEMS,
+    REVIEWS,
+    SHIPPED,
+    TRUTH,
+    draw_store,
+    generate,
+    load_store,
+    load_toystore,
+)
+from agenticrec_lite.data.toystore_world import FAMILY_SIZE, PROJECT_SIZE, RATINGS, World
+from agenticrec_lite.errors import UserError
+from agenticrec_lite.evaluation.bayes import bayes_probabilities, bayes_ranks, oracle_ranks, predictive
+from agenticrec_lite.evaluation.metrics import gains, ndcg, paired_difference, ranks_from_scores
+from agenticrec_lite.recommenders import ItemKNN, Popularity, SASRec
+
+REVIEW_FIELDS = {
+    "rating": float, "title": str, "text": str, "images": list, "asin": str, "parent_asin": str, "user_id": str,
+    "timestamp": int, "helpful_vote": int, "verified_purchase": bool,
+}  # fmt: skip
+ITEM_FIELDS = {
+    "main_category": str, "title": str, "average_rating": float, "rating_number": int, "features": list,
+    "description": list, "price": (float, type(None)), "images": list, "videos": list, "store": str,
+    "categories": list, "details": dict, "parent_asin": str, "bought_together": (list, type(None)),
+}  # fmt: skip
+SMALL = {"users": 60, "items": 90, "types": 3, "seed": 5}
+
+
+def lines(folder, name):
+    return [json.loads(line) for line in gzip.decompress((folder / name).read_bytes()).splitlines()]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return generate(tmp_path_factory.mktemp("toystore"), **SMALL)
+
+
+@pytest.fixture(scope="module")
+def log():
+    return load_dataset("toystore")
+
+
+@pytest.fixture(scope="module")
+def tasks(log):
+    return build_tasks(log, temporal_split(log), "test", 1200, seed=0)
+
+
+def test_the_shipped_store_is_what_its_settings_give(tmp_path):
+    truth = json.loads((SHIPPED / TRUTH).read_text())
+    assert {name: truth[name] for name in toystore.DEFAULT} == toystore.DEFAULT
+    generate(tmp_path)
+    for name in (REVIEWS, ITEMS):
+        rebuilt, shipped = ((folder / name).read_bytes() for folder in (tmp_path, SHIPPED))
+        assert gzip.decompress(rebuilt) == gzip.decompress(shipped)
+    assert (tmp_path / TRUTH).read_bytes() == (SHIPPED / TRUTH).read_bytes()
+    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 1e6
+
+
+def test_the_command_writes_the_same_bytes_each_time(small, tmp_path):
+    options = [f"--{name}={value}" for name, value in SMALL.items()]
+    done = CliRunner().invoke(app, ["make-toystore", "--out", str(tmp_path), *options])
+    assert done.exit_code == 0, done.output
+    for name in (REVIEWS, ITEMS, TRUTH):
+        assert (tmp_path / name).read_bytes() == (small / name).read_bytes()
+        assert name == TRUTH or (tmp_path / name).read_bytes()[4:8] == bytes(4), "gzip holds a time"
+    other = generate(tmp_path / "other", **SMALL | {"seed": 6})
+    assert (other / REVIEWS).read_bytes() != (small / REVIEWS).read_bytes()
+
+
+def test_the_files_have_the_official_fields(small):
+    reviews, items = lines(small, REVIEWS), lines(small, ITEMS)
+    for rows, fields in ((reviews, REVIEW_FIELDS), (items, ITEM_FIELDS)):
+        for row in rows:
+            assert list(row) == list(fields)
+            assert all(isinstance(row[name], kind) for name, kind in fields.items()), row
+    assert {row["parent_asin"] for row in reviews} <= {row["parent_asin"] for row in items}
+    assert len({row["title"] for row in items}) == len(items), "tools find items by their title"
+    first, stop = 1664582400000, 1696118400000  # 2022-10-01, 2023-10-01 in UTC
+    assert all(first <= row["timestamp"] < stop for row in reviews)
+    assert {row["rating"] for row in reviews} == {1, 2, 3, 4, 5}
+    assert any(row["price"] is None for row in items)
+    assert all(row["store"] in row["title"] and len(row["categories"]) == 3 for row in items)
+
+
+def test_the_log_holds_every_review_and_the_agent_sees_brand_department_and_price(small):
+    log = load_toystore(small)
+    assert len(log.interactions) == len(lines(small, REVIEWS))
+    items = {row["parent_asin"]: row for row in lines(small, ITEMS)}
+    for item in log.items.itertuples():
+        assert list(item.categories) == items[item.item_id]["categories"][1:]
+        assert item.title == items[item.item_id]["title"]
+        assert item.price == items[item.item_id]["price"] or math.isnan(item.price)
+    assert log.items["price"].notna().mean() > 0.8
+
+
+def test_no_user_takes_an_item_twice_or_two_at_once(log):
+    assert not log.interactions.duplicated(["user", "item"]).any()
+    assert not log.interactions.duplicated(["user", "timestamp"]).any()
+
+
+def test_popularity_is_skewed_and_the_year_is_evenly_used(log):
+    counts = np.sort(np.bincount(log.interactions["item"], minlength=log.n_items))
+    assert counts[-log.n_items // 10 :].sum() > 0.25 * counts.sum(), "a tenth of the items takes a quarter at least"
+    test = log.interactions.iloc[temporal_split(log).rows("test")]
+    assert test["user"].nunique() > 200
+
+
+def test_families_are_near_duplicates(log):
+    store = load_store()
+    items = log.items.set_index("item_id").loc[[name for name in store.item_ids if name in set(log.items["item_id"])]]
+    family = items["title"].str.rpartition(",")[0]
+    assert (items.groupby(family)["categories"].nunique() == 1).all()
+    prices = items.groupby(family)["price"].agg(["min", "max"]).dropna()
+    assert (prices["max"] / prices["min"] < 1.1).all()
+    assert family.nunique() > 0.9 * len(store.world.sizes), "few families are never taken from"
+
+
+def test_ratings_agree_with_taste():
+    store = load_store()
+    liked = np.array([store.world.liked[step.state, store.world.family[step.item]] for step in store.steps])
+    stars = np.array([step.rating for step in store.steps])
+    means = [stars[liked == n].mean() for n in range(4)]
+    assert means == sorted(means) and means[3] - means[0] > 1
+    np.testing.assert_allclose(means, RATINGS @ np.arange(1, 6), atol=0.2)
+
+
+def test_projects_are_bought_together(log):
+    """Items that the catalogue lists as bought together follow one another more than twice as often as at random."""
+    store = load_store()
+    partners = {row["parent_asin"]: set(row["bought_together"] or ()) for row in lines(SHIPPED, ITEMS)}
+    title = dict(zip(log.items["item_id"], log.items["title"].str.rpartition(",")[0], strict=True))
+    together = {title[name]: {title[other] for other in others if other in title}
+                for name, others in partners.items() if name in title}  # fmt: skip
+    families = [title[store.item_ids[step.item]] for step in store.steps]
+    follows = np.mean([b in together[a] for a, b in itertools.pairwise(families)])
+    at_random = np.mean([b in together[a] for a, b in zip(families, np.random.default_rng(0).permutation(families))])
+    assert follows > 2 * at_random
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.integers(1, 20), st.integers(FAMILY_SIZE * PROJECT_SIZE, 200), st.integers(2, 5), st.integers(0, 2**32))
+def test_any_settings_give_a_store_in_order(users, items, types, seed):
+    store = draw_store.__wrapped__(users, items, types, seed)
+    world = store.world
+    assert len(world.family) == len(store.item_ids) == len(set(store.item_ids)) == items // FAMILY_SIZE * FAMILY_SIZE
+    for rows in (world.initial, world.transition, world.emission):
+        np.testing.assert_allclose(rows.sum(-1), 1)
+    np.testing.assert_allclose(world.initial @ world.transition, world.initial)
+    assert len({(step.user, step.item) for step in store.steps}) == len(store.steps)
+    assert {step.user for step in store.steps} == set(range(users))
+
+
+@pytest.mark.parametrize("wrong", [{"users": 0}, {"items": 10}, {"types": 1}, {"seed": -1}])
+def test_too_small_a_setting_is_one_sentence_and_leaves_nothing(wrong, tmp_path):
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        generate(tmp_path / "store", **SMALL | wrong)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.fault("damaged file", "toystore")
+@pytest.mark.parametrize("name", [REVIEWS, ITEMS, TRUTH])
+def test_a_damaged_store_is_told(name, tmp_path):
+    """A file cut short: one sentence that names it and the command that makes it again."""
+    folder = generate(tmp_path, **SMALL)
+    (folder / name).write_bytes((folder / name).read_bytes()[:-9])
+    with pytest.raises(UserError, match=f"(?s){name}.*make-toystore"):
+        load_toystore(folder)
+
+
+def test_without_the_repository_the_store_is_made_in_the_cache(monkeypatch, tmp_path):
+    monkeypatch.setattr(toystore, "SHIPPED", tmp_path / "nowhere")
+    monkeypatch.setenv("AGENTICREC_CACHE", str(tmp_path))
+    monkeypatch.setattr(toystore, "generate", lambda folder: generate(folder, **SMALL))
+    assert len(load_toystore().interactions) == len(load_store().steps) > 0
+    assert toystore.home() == tmp_path / "toystore"
+
+
+# --- the optimum
+
+
+def tiny_world(seed: int) -> World:
+    """2 states, 3 families of 4, 4 and 5 items: nobody below can have all of one."""
+    rng = np.random.default_rng(seed)
+    transition = rng.dirichlet(np.ones(2), 2)
+    values, vectors = np.linalg.eig(transition.T)
+    initial = np.real(vectors[:, np.argmax(np.real(values))])
+    return World(
+        family=np.repeat(np.arange(3), [4, 4, 5]), traits=np.zeros((3, 3), int), initial=initial / initial.sum(),
+        transition=transition, emission=rng.dirichlet(np.ones(3), 2), liked=rng.integers(0, 4, (2, 3)),
+    )  # fmt: skip
+
+
+def joint(world: World, items, ratings) -> float:
+    """P(these items in this order with these ratings, NaN = not looked at), summed over every path of states."""
+    n, total = len(items), 0.0
+    for path in itertools.product(range(len(world.initial)), repeat=n):
+        p, taken = world.initial[path[0]], [0] * len(world.sizes)
+        for k, (state, item, rating) in enumerate(zip(path, items, ratings, strict=True)):
+            g = world.family[item]
+            p *= (world.transition[path[k - 1], state] if k else 1) * world.emission[state, g]
+            p *= 1 / (world.sizes[g] - taken[g])
+            p *= 1 if math.isnan(rating) else RATINGS[world.liked[state, g], int(rating) - 1]
+            taken[g] += 1
+        total += p
+    return total
+
+
+def enumerated(world: World, history, ratings, candidates, before, after) -> np.ndarray:
+    """By Bayes' rule over every sequence that a user may have taken, of which the history is a part."""
+    unseen = [item for item in range(len(world.family)) if item not in history]
+    scores = np.zeros(len(candidates))
+    nan = math.nan
+    for c, positive in enumerate(candidates):
+        free = [item for item in unseen if item not in candidates]  # the other candidates are what is never taken
+        for others in itertools.permutations(free, before + after):
+            sequence = (*others[:before], *history, positive, *others[before:])
+            scores[c] += joint(world, sequence, [*[nan] * before, *ratings, *[nan] * (1 + after)])
+    return scores / scores.sum()
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("before, after", [(0, 0), (1, 0), (0, 1)])
+def test_the_optimum_is_exact_with_at_most_one_unseen_interaction(seed, before, after):
+    world = tiny_world(seed)
+    arguments = world, (0, 8), (5.0, math.nan), (1, 4, 9, 10), before, after
+    np.testing.assert_allclose(predictive(*arguments), enumerated(*arguments), rtol=1e-10)
+
+
+@pytest.mark.parametrize("before, after", [(1, 1), (2, 0)])
+def test_with_more_unseen_interactions_little_is_neglected(before, after):
+    """The smaller the family, the more: here three and four items are left where the store has eight."""
+    world = tiny_world(1)
+    arguments = world, (0, 8), (2.0, 4.0), (1, 2, 4, 9), before, after
+    np.testing.assert_allclose(predictive(*arguments), enumerated(*arguments), atol=0.02)
+
+
+def test_what_comes_next_does_not_depend_on_how_much_came_before():
+    """Without candidates to evade: one candidate a family, in turn, against the enumeration of all earlier items."""
+    world = tiny_world(2)
+    history, ratings = (5, 9), (3.0, 5.0)
+    exact = np.zeros(3)
+    for g, positive in enumerate((1, 4, 8)):
+        for earlier in itertools.permutations([item for item in range(13) if item not in (*history, positive)], 2):
+            exact[g] += joint(world, (*earlier, *history, positive), [math.nan, math.nan, *ratings, math.nan])
+    ours = predictive(world, history, ratings, (1, 4, 8))
+    np.testing.assert_allclose(ours, exact / exact.sum(), rtol=1e-10)
+
+
+def test_siblings_are_equally_likely():
+    store = load_store()
+    p = predictive(store.world, [0, 7], [5, 5], [1, 2, 3, 100, 200, 300], before=4, after=6)
+    np.testing.assert_allclose(p[:3], p[0])
+
+
+def test_the_optimum_is_calibrated(log, tasks):
+    """Whoever is said to be the positive with probability p is so in a share p of the cases."""
+    p = bayes_probabilities(tasks, log)
+    is_positive = np.arange(20) == np.array([task.positive for task in tasks])[:, None] - 1
+    for low, high in itertools.pairwise([0, 0.01, 0.03, 0.1, 0.25, 0.5, 0.8, 1.01]):
+        inside = (p >= low) & (p < high)
+        expected = p[inside].sum()
+        deviation = np.sqrt((p * (1 - p))[inside].sum())
+        assert abs(is_positive[inside].sum() - expected) < 4 * deviation + 1, (low, high)
+
+
+def test_its_gain_is_what_it_expects(log, tasks):
+    """The mean N@10 over the tasks is the one that the probabilities promise."""
+    p = -np.sort(-bayes_probabilities(tasks, log), axis=1)
+    promised = (p * gains(np.arange(1, 21), "N@10")).sum(1)
+    got = gains(bayes_ranks(tasks, log), "N@10")
+    assert abs(got.mean() - promised.mean()) < 4 * got.std() / math.sqrt(len(tasks))
+
+
+def test_the_oracle_is_above_and_ties_keep_the_order_shown(log, tasks):
+    bayes, oracle = bayes_ranks(tasks, log), oracle_ranks(tasks, log)
+    assert ndcg(oracle, 10) > ndcg(bayes, 10) + 0.01
+    assert bayes.dtype == float and bayes.min() >= 1 and bayes.max() <= 20
+    p = bayes_probabilities(tasks[:50], log)
+    np.testing.assert_array_equal(bayes[:50], ranks_from_scores(p, [task.positive for task in tasks[:50]]))
+
+
+@pytest.mark.all
+@pytest.mark.parametrize("seed", range(3))
+def test_no_baseline_is_above_the_optimum_or_comes_close(seed, tmp_path):
+    """Of the way from a random order to the optimum, the best single baseline goes four fifths, in any store."""
+    folder = generate(tmp_path, seed=seed)
+    log, store = load_toystore(folder), load_store(folder)
+    split = temporal_split(log)
+    tasks = build_tasks(log, split, "test", 1200, seed)
+    optimum, users = bayes_ranks(tasks, log, store), [task.user for task in tasks]
+    past, found = log.interactions.iloc[split.rows("train")], {}
+    for model in (Popularity(), ItemKNN(), SASRec()):
+        scores = model.fit(past, log.n_items).score([t.history for t in tasks], [t.candidates for t in tasks])
+        ranks = ranks_from_scores(scores, [task.positive for task in tasks])
+        assert paired_difference(optimum, ranks, users, "N@10")["ci95"][0] > 0
+        found[type(model).__name__] = ndcg(ranks, 10)
+    random = np.mean(gains(np.arange(1, 21), "N@10"))
+    assert max(found.values()) - random < 0.84 * (ndcg(optimum, 10) - random), found
+    assert 0.6 < found["ItemKNN"] < 0.83 and random + 0.1 < found["Popularity"] < found["ItemKNN"], found
