@@ -14,6 +14,7 @@ from pathlib import Path
 
 import nbformat
 import papermill
+from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,17 +64,21 @@ def finished(source: Path, target: Path, values: dict) -> bool:
     """Whether `target` is a whole execution of `source`, as it is now, with these parameters."""
     if not target.exists():
         return False
-    done, wanted = nbformat.read(target, as_version=4), nbformat.read(source, as_version=4)
+    try:
+        done = nbformat.read(target, as_version=4)
+    except (ValueError, nbformat.ValidationError):
+        return False  # damaged
+    wanted = nbformat.read(source, as_version=4)
     kept = [cell.source for cell in done.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
     same = kept == [cell.source for cell in wanted.cells]
-    return same and done.metadata.papermill.parameters == values
+    return same and done.metadata.get("papermill", {}).get("parameters") == values
 
 
 def execute(source: Path, target: Path, values: dict) -> None:
     """Execute a notebook; `target` appears when all of it has run.
 
     Raises:
-        Stop: a cell failed.
+        Stop: a cell failed, or the kernel was stopped.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_suffix(".partial.ipynb")
@@ -83,6 +88,11 @@ def execute(source: Path, target: Path, values: dict) -> None:
         raise Stop(
             f"{source.stem} failed with {error.ename}: {error.evalue} (as far as it came: {shown(partial)}); "
             "once that is mended the same command goes on there."
+        ) from None
+    except DeadKernelError:  # nbclient stops the kernel on Ctrl-C, and then finds it dead
+        raise Stop(
+            f"The kernel of {source.stem} was stopped (by Ctrl-C, or for want of memory) before it was through; "
+            "the same command goes on there."
         ) from None
     partial.replace(target)
 
@@ -146,6 +156,9 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> None:
         if not seeds or not all(seed.isdecimal() for seed in seeds):
             raise Stop(f'SEEDS takes whole numbers, such as SEEDS="0 1 2", not {asked.seeds!r}.')
         print(f"The report: {shown(reproduce(asked.dataset, asked.profile, list(map(int, seeds)), asked.set, root))}")
+    except OSError as error:
+        print(f"Error: {error.filename or 'A file'} cannot be used: {error.strerror or error}.", file=sys.stderr)
+        sys.exit(2)
     except Stop as stop:
         print("Error: " + " ".join(str(stop).split()), file=sys.stderr)
         sys.exit(2)

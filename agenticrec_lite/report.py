@@ -9,7 +9,7 @@ import pandas as pd
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.evaluation.metrics import paired_difference, summarize
 from agenticrec_lite.runs import read_config, read_metrics, read_ranks, read_result
-from agenticrec_lite.training.pipeline import COMPARED
+from agenticrec_lite.training.log import COMPARED
 
 SHOWN = ("H@1", "H@5", "H@10", "N@5", "N@10")
 

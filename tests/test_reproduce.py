@@ -1,11 +1,14 @@
 """`make reproduce`, with small notebooks in place of 01-08 and a stand-in for the training run."""
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
 import pytest
+from nbclient.exceptions import DeadKernelError
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / ".ci"))
@@ -118,3 +121,65 @@ def test_a_run_that_fails_stops_it_with_the_same_code(course):
         reproduce.main(["--seeds", "0 1"], root)
     assert stop.value.code == 2 and len(asked) == 1
     assert not (root / "runs" / "reproduce-ml-100k-nano" / "notebooks").exists()
+
+
+def executes(monkeypatch, error):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr(reproduce.papermill, "execute_notebook", fails)
+
+
+@pytest.mark.fault("Ctrl-C that also stops the kernel", "make reproduce")
+def test_a_kernel_that_was_stopped_is_one_sentence(course, capsys, monkeypatch):
+    """The notebook it was in is named, exit code 2; the same command executes that one again."""
+    root, *_ = course
+    with monkeypatch.context() as patch:
+        executes(patch, DeadKernelError("Kernel died"))
+        said = stopped(capsys, ["--dataset", "d", "--profile", "p"], root)
+    assert "kernel of 01_alone was stopped" in said and "goes on there" in said
+    reproduce.main(["--dataset", "d", "--profile", "p"], root)
+
+
+@pytest.mark.fault("disk full", "executed notebook")
+def test_a_full_disk_is_one_sentence(course, capsys, monkeypatch):
+    """It names the file and what the system said."""
+    root, *_ = course
+    executes(monkeypatch, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "01_alone.partial.ipynb"))
+    said = stopped(capsys, [], root)
+    assert "01_alone.partial.ipynb" in said and "No space left" in said
+
+
+@pytest.mark.fault("disk full", "report")
+def test_a_full_disk_while_the_report_is_written_keeps_the_notebooks(course, capsys, monkeypatch):
+    """The notebooks are finished; the same command only writes the report again."""
+    root, *_ = course
+    arguments = ["--dataset", "d", "--profile", "p"]
+    out = root / "runs" / "reproduce-d-p"
+    write_text = Path.write_text
+
+    def full(path, *rest, **named):
+        if path.suffix == ".html":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return write_text(path, *rest, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        said = stopped(capsys, arguments, root)
+    assert "01_alone.html" in said and "No space left" in said
+    before = times(out)
+    reproduce.main(arguments, root)
+    assert times(out) == before and (out / "report" / "index.html").exists()
+
+
+@pytest.mark.fault("damaged file", "executed notebook")
+@pytest.mark.parametrize("content", ["", "{", '{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'])
+def test_a_damaged_notebook_is_executed_again(course, content):
+    """An executed notebook that is no notebook, or not of papermill, does not count as finished."""
+    root, *_ = course
+    arguments = ["--dataset", "d", "--profile", "p"]
+    target = root / "runs" / "reproduce-d-p" / "notebooks" / "01_alone.ipynb"
+    target.parent.mkdir(parents=True)
+    target.write_text(content)
+    reproduce.main(arguments, root)
+    assert "done" in target.read_text()

@@ -54,7 +54,10 @@ def holder(tmp_path):
     process.stdout.close()
 
 
+@pytest.mark.fault("a second run", "the same folder")
+@pytest.mark.fault("kill -9 in the middle of a row", "trajectories.jsonl")
 def test_a_second_process_is_refused_until_the_first_is_dead(holder, tmp_path):
+    """A sentence while the first lives; once it is dead the lock is free, and half a row and half a file are gone."""
     with pytest.raises(UserError, match="Another process is writing"):
         open_run(tmp_path / "run", {"seed": 0})
     holder.send_signal(signal.SIGKILL)

@@ -4,8 +4,8 @@ The cache (agent/cache.py) gives every row its own length, so that ragged batche
 """
 
 from collections import deque
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,10 @@ from agenticrec_lite.agent.cache import SlotCache
 from agenticrec_lite.agent.environment import RankingEnvironment
 from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.trajectory import Trajectory
+from agenticrec_lite.errors import UserError
 from agenticrec_lite.policy import base_model, folded
+
+SMALLER = "agent.batch_rows or agent.max_completion_tokens"
 
 
 @dataclass
@@ -180,17 +183,43 @@ class _Batch:
         observation = environment.step(text)
         if observation is None:
             return None
-        tokens = self.chat.observation_ids(observation)
+        tokens = self.chat.observation_ids(self._shortened(observation, environment))
         if len(trajectory.completion_ids) + len(tokens) >= self.sampling.max_completion_tokens:
             environment.cut("")
             return None
         return tokens
+
+    def _shortened(self, observation: str, environment: RankingEnvironment) -> str:
+        """An observation of more tokens than a quarter of a trajectory's is cut, and says so to whoever reads it."""
+        most, tokenizer = self.sampling.max_completion_tokens // 4, self.chat.tokenizer
+        if len(observation) <= most:
+            return observation
+        ids = tokenizer.encode(observation[: 16 * most], add_special_tokens=False)
+        if len(ids) <= most and len(observation) <= 16 * most:
+            return observation
+        kept = tokenizer.decode(ids[:most]).rstrip("\ufffd")
+        environment.steps[-1].text = f"{kept}… (cut, {len(observation)} characters)"
+        return environment.steps[-1].text
 
     def finish(self) -> list[Trajectory]:
         for trajectory, environment in zip(self.trajectories, self.environments, strict=True):
             trajectory.steps, trajectory.answer = environment.steps, environment.answer
             trajectory.outcome, trajectory.n_calls = environment.outcome, environment.n_calls
         return self.trajectories
+
+
+@contextmanager
+def enough_memory(doing: str, smaller: str) -> Iterator[None]:
+    """Turn running out of memory into a sentence: what was being done, and which settings make it smaller."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch raises its own error on a GPU, a plain one on a CPU
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not known and "allocate memory" not in str(error) and "not enough memory" not in str(error):
+            raise
+        raise UserError(
+            f"The memory does not suffice for {doing}; begin in another folder with smaller {smaller}."
+        ) from error
 
 
 @torch.no_grad()
@@ -214,6 +243,9 @@ def rollout(
 
     Returns:
         One trajectory an environment, group by group in the given order; `group` is the group's index.
+
+    Raises:
+        UserError: The memory does not suffice.
     """
     model = base_model(model)
     training = model.training
@@ -221,7 +253,7 @@ def rollout(
     batch, waiting = _Batch(model, chat, sampling, generator), deque(groups)
     bar = tqdm(total=sum(len(g.environments) for g in groups), desc=progress, disable=progress is None, leave=False)
     try:
-        with bar, folded(model) if sampling.fold else nullcontext():
+        with enough_memory("rollouts", SMALLER), bar, folded(model) if sampling.fold else nullcontext():
             while batch.rows or waiting:
                 if admitted := _fitting(waiting, sampling.batch_rows, len(batch.rows)):
                     batch.admit(admitted)

@@ -1,6 +1,7 @@
 """The seven tools by name, their JSON schemas, and the one way to call them."""
 
 import inspect
+import logging
 from collections.abc import Callable
 
 from agenticrec_lite.tools.behavior import get_rating_behavior, get_session_behavior
@@ -58,6 +59,8 @@ def schema(tool: Tool) -> dict:
 def call_tool(name: str, arguments: dict, context: TaskContext) -> str:
     """Run one tool. A wrong argument comes back as an observation that says what is wrong.
 
+    So does a tool that fails; why it did is for the maintainers, in the log, and not for the policy.
+
     Args:
         name: A key of TOOLS.
         arguments: As parsed from the policy's JSON.
@@ -79,3 +82,8 @@ def call_tool(name: str, arguments: dict, context: TaskContext) -> str:
         return tool(context, **arguments)
     except ToolError as error:
         return f"Error: {error}"
+    except MemoryError:
+        raise
+    except Exception as error:
+        logging.getLogger(__name__).exception("the tool %s failed on %s", name, arguments)
+        return f"Error: {name} failed ({type(error).__name__})."

@@ -5,8 +5,8 @@ constant denominator, which is the paper's estimator up to scale). What is ours:
 rewards, dropping of groups without a non-negative reward, and scoring with shared prompts.
 """
 
+import math
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -20,13 +20,18 @@ from trl.trainer.utils import split_tensor_dict
 
 from agenticrec_lite.agent.environment import RankingEnvironment
 from agenticrec_lite.agent.prompts import ChatFormat
-from agenticrec_lite.agent.rollout import Group, Sampling, rollout
+from agenticrec_lite.agent.rollout import Group, Sampling, enough_memory, rollout
 from agenticrec_lite.agent.trajectory import Trajectory
-from agenticrec_lite.policy import Policy, fp32_adapter
+from agenticrec_lite.errors import UserError
+from agenticrec_lite.policy import Policy, fp32_adapter, precision
 from agenticrec_lite.rewards import group_advantages
 from agenticrec_lite.runs import Run
-from agenticrec_lite.tools import TOOLS, TaskContext
+from agenticrec_lite.tools import TaskContext
+from agenticrec_lite.training.checkpoint import Checkpoints
+from agenticrec_lite.training.log import step_metrics, trajectory_rows
 from agenticrec_lite.training.scoring import predictor_states, token_logprobs
+
+MOST_SKIPPED = 5  # steps in a row without a finite gradient that end a stage
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,7 @@ class ListwiseGRPOTrainer(GRPOTrainer):
         stage: "rta" or "ppr".
         seed: Of rollouts.
         watch: Called after each step with the metrics of all steps so far, a dict a step.
+        checkpoints: Of a stage that may be cut off; with one to go on from, `questions` are those after its step.
     """
 
     def __init__(
@@ -83,22 +89,24 @@ class ListwiseGRPOTrainer(GRPOTrainer):
         seed: int,
         output_dir: str,
         watch: Callable[[list[dict]], None] | None = None,
+        checkpoints: Checkpoints | None = None,
     ):
-        self.watch = watch
+        self.watch, self.checkpoints = watch, checkpoints
         self.questions = {question.task_id: question for question in questions}
         self.reward, self.agent, self.run, self.stage, self.seed = reward, agent, run, stage, seed
         self.chat = ChatFormat.of(policy.tokenizer, policy.brief)
         self.sampling = Sampling.of(agent, settings["temperature"])
         self.trajectories: list[Trajectory] = []
-        self.history: list[dict] = []
-        self.bar = tqdm(total=settings["steps"], desc=stage.upper(), unit="step")
+        self.history: list[dict] = checkpoints.history if checkpoints else []
+        self.bar = tqdm(total=settings["steps"], initial=len(self.history), desc=stage.upper(), unit="step")
         super().__init__(
             policy.model,
             reward_funcs=lambda trajectory, **_: [t.reward for t in trajectory],
-            args=grpo_config(settings, agent, output_dir, seed),
+            args=grpo_config(settings, agent, output_dir, seed, str(policy.model.dtype).removeprefix("torch.")),
             train_dataset=_dataset(questions),
             processing_class=policy.tokenizer,
             rollout_func=self._rollout,
+            callbacks=[checkpoints] if checkpoints else None,
         )
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
@@ -176,10 +184,20 @@ class ListwiseGRPOTrainer(GRPOTrainer):
         return torch.nonzero(new)[:, 0], new.cumsum(0) - 1
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        if all(t.dropped for t in self.trajectories):
-            model.zero_grad(set_to_none=True)  # else Adam's momentum would move the weights without evidence
-        return loss
+        smaller = f"{self.stage}.micro_groups, {self.stage}.group_size or agent.max_completion_tokens"
+        with enough_memory(f"an update of {self.stage.upper()}", smaller):
+            return super().training_step(model, inputs, num_items_in_batch)
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        """The gradient's norm; a gradient that is not finite, or has no evidence behind it, is removed.
+
+        Removed and not zeroed: Adam's momentum would move the weights nevertheless.
+        """
+        norm = super()._get_grad_norm(model, grad_norm)
+        self.skipped = not math.isfinite(norm)
+        if self.skipped or all(t.dropped for t in self.trajectories):
+            model.zero_grad(set_to_none=True)
+        return norm
 
     def log(self, logs: dict, start_time: float | None = None) -> None:
         """A row of metrics and the trajectories of each step."""
@@ -192,6 +210,7 @@ class ListwiseGRPOTrainer(GRPOTrainer):
             **step_metrics(self.trajectories, self.num_generations),
         }
         row |= {"grad_norm": logs["grad_norm"], "learning_rate": logs.get("learning_rate")}
+        row |= {"skipped": 1} if self.skipped else {}
         row |= {"seconds_rollout": self.seconds_rollout, "seconds_update": time.monotonic() - self.update_started}
         self.history.append(row)
         self.bar.update()
@@ -205,6 +224,13 @@ class ListwiseGRPOTrainer(GRPOTrainer):
             )
         if self.watch:
             self.watch(self.history)
+        if [row.get("skipped") for row in self.history[-MOST_SKIPPED:]] == [1] * MOST_SKIPPED:
+            raise UserError(
+                f"The last {MOST_SKIPPED} steps of {self.stage} moved nothing: rewards or gradient were not finite; "
+                f"begin in another folder with a smaller {self.stage}.learning_rate or policy.dtype float32."
+            )
+        if self.checkpoints:
+            self.checkpoints.save(self)
 
 
 def as_batch(trajectories: Sequence[Trajectory]) -> dict:
@@ -223,14 +249,11 @@ def _dataset(questions: Sequence[Question]) -> Dataset:
     return Dataset.from_list([{"prompt": [{"role": "user", "content": q.task_id}]} for q in questions])
 
 
-def grpo_config(settings: dict, agent: dict, output_dir: str, seed: int) -> GRPOConfig:
+def grpo_config(settings: dict, agent: dict, output_dir: str, seed: int, dtype: str = "float32") -> GRPOConfig:
     """trl's arguments for a stage: on-policy, dr_grpo, no reward scaling, no KL."""
-    on_cpu = not torch.cuda.is_available()
     return GRPOConfig(
         output_dir,
-        use_cpu=on_cpu,
-        bf16=False,
-        gradient_checkpointing=False,
+        **precision(dtype),
         num_generations=settings["group_size"],
         per_device_train_batch_size=settings["micro_groups"] * settings["group_size"],
         gradient_accumulation_steps=settings["tasks_per_step"] // settings["micro_groups"],
@@ -252,40 +275,3 @@ def grpo_config(settings: dict, agent: dict, output_dir: str, seed: int) -> GRPO
         disable_tqdm=True,
         seed=seed,
     )
-
-
-def step_metrics(trajectories: Sequence[Trajectory], group_size: int) -> dict:
-    """What happened in one step, as one row of metrics.csv."""
-    rewards = np.array([t.reward for t in trajectories])
-    groups = rewards.reshape(-1, group_size)
-    calls = Counter(step.tool for t in trajectories for step in t.steps if step.kind == "call" and step.tool)
-    outcomes = Counter(t.outcome for t in trajectories)
-    positive = [t for t in trajectories if t.reward > 0]
-    pairs = [(t.reward, t.valid) for t in trajectories if t.question != "rank"]
-    surprise = [-p for t in trajectories for p, mine in zip(t.logprobs, t.action_mask, strict=False) if mine]
-    return {
-        "reward_mean": rewards.mean(),
-        "reward_max": groups.max(1).mean(),
-        "valid": float(np.mean([t.valid for t in trajectories])),
-        "calls": float(np.mean([t.n_calls for t in trajectories])),
-        "positive_with_tool": float(np.mean([t.n_calls > 0 for t in positive])) if positive else None,
-        "zero_advantage": float((np.ptp(groups, axis=1) == 0).mean()),
-        "dropped_groups": float((groups < 0).all(1).mean()),
-        "completion_tokens": float(np.mean([len(t.completion_ids) for t in trajectories])),
-        "action_tokens": float(np.mean([sum(t.action_mask) for t in trajectories])),
-        "entropy": float(np.mean(surprise)) if surprise else None,  # of an action token, estimated by what was sampled
-        **(dict(zip(("reward_pairs", "valid_pairs"), np.mean(pairs, axis=0), strict=True)) if pairs else {}),
-        **{f"tool_{name}": calls[name] / len(trajectories) for name in TOOLS},
-        **{f"outcome_{name}": count / len(trajectories) for name, count in sorted(outcomes.items())},
-    }
-
-
-def trajectory_rows(
-    trajectories: Sequence[Trajectory], questions: dict[str, Question], stage: str, step: int, seed: int
-) -> list[dict]:
-    """Rows of trajectories.jsonl."""
-    return [
-        {"step": step, "stage": stage, "seed": seed, **t.row()}
-        | {"candidates": questions[t.task_id].candidates, "positive": questions[t.task_id].right}
-        for t in trajectories
-    ]

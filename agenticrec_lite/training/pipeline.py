@@ -5,29 +5,33 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 
 from agenticrec_lite.agent.rollout import Sampling
 from agenticrec_lite.agent.trajectory import Trajectory
-from agenticrec_lite.data import load_dataset
+from agenticrec_lite.data import is_own, load_dataset, toystore
 from agenticrec_lite.data.log import InteractionLog
 from agenticrec_lite.data.split import Split, temporal_split
 from agenticrec_lite.data.tasks import RankingTask, build_tasks
 from agenticrec_lite.evaluation import evaluate
-from agenticrec_lite.evaluation.metrics import paired_difference, summarize
+from agenticrec_lite.evaluation.bayes import bayes_ranks, oracle_ranks
+from agenticrec_lite.evaluation.metrics import summarize
+from agenticrec_lite.plan import check_hardware
 from agenticrec_lite.policy import Policy, load_policy
 from agenticrec_lite.profiles import load_profile
 from agenticrec_lite.rewards import listwise_reward, refinement_reward
-from agenticrec_lite.runs import Run, open_run, read_trajectories
+from agenticrec_lite.runs import Run, open_run, read_trajectories, replacing
 from agenticrec_lite.tools import TaskContext
 from agenticrec_lite.tools.toolbox import Toolbox
-from agenticrec_lite.training.grpo import ListwiseGRPOTrainer, Question, trajectory_rows
+from agenticrec_lite.training.checkpoint import Checkpoints, check_adapter, check_resumed
+from agenticrec_lite.training.grpo import ListwiseGRPOTrainer, Question
+from agenticrec_lite.training.log import BASELINES, figures_again, record, result_metrics, trajectory_rows
+from agenticrec_lite.training.log import finish as finish  # the notebooks find both here
+from agenticrec_lite.training.log import results_table as results_table
 from agenticrec_lite.training.mining import HardNegative, mine_hard_negatives, pair_questions
+from agenticrec_lite.training.warm_start import warm_start
 
-METHODS = ("random", "popularity", "itemknn", "sasrec", "ceiling", "frozen", "rta", "ppr")
-BASELINES = ("popularity", "itemknn", "sasrec")
-COMPARED = [("rta", "frozen"), ("ppr", "rta"), *((stage, name) for stage in ("rta", "ppr") for name in BASELINES)]
+TRAINED = ("rta", "ppr")
 
 
 @dataclass
@@ -86,8 +90,11 @@ class Experiment:
     def policy(self) -> Policy:
         """The policy as far as it has been trained in this run."""
         torch.manual_seed(self.seed)
-        stages = [stage for stage in ("ppr", "rta") if self.run.done(stage)]
-        return load_policy(self.profile["policy"], self.adapter(stages[0]) if stages else None)
+        stage = next((stage for stage in ("ppr", "rta", "warm_start") if self.run.done(stage)), None)
+        if stage is None:
+            return load_policy(self.profile["policy"])
+        check_adapter(self.run, stage)
+        return load_policy(self.profile["policy"], self.adapter(stage))
 
     def adapter(self, stage: str) -> Path:
         return self.run.checkpoints / stage
@@ -114,15 +121,18 @@ def start(dataset: str, profile: str, seed: int, out: str | Path, overrides: dic
         UserError: Unknown dataset, profile or setting; the folder holds another run.
     """
     settings = load_profile(profile, **(overrides or {}))
+    check_hardware(profile, settings)
     log = load_dataset(dataset)
-    run = open_run(out, {"dataset": dataset, "profile": profile, "seed": seed, **settings})
+    data = {"data": log.fingerprint()} if is_own(dataset) else {}  # files of one's own may change under their name
+    run = open_run(out, {"dataset": dataset, "profile": profile, "seed": seed, **data, **settings})
     experiment = Experiment(log, settings, seed, run)
+    check_resumed(run, TRAINED)
     run.write_result(dataset=dataset, profile=profile, seed=seed, n_test=len(experiment.test))
     return experiment
 
 
 def evaluate_baselines(experiment: Experiment) -> dict:
-    """Random, popularity, ItemKNN, SASRec and the evidence ceiling on the test tasks."""
+    """Random, popularity, ItemKNN, SASRec and the evidence ceiling on the test tasks; of the toystore also Bayes."""
     test, run = experiment.test, experiment.run
     if not run.done("baselines"):
         toolbox = experiment.toolbox
@@ -132,34 +142,12 @@ def evaluate_baselines(experiment: Experiment) -> dict:
             for name in BASELINES:
                 ranks[name] = evaluate.baseline_ranks(getattr(toolbox, name), test)
             ranks["ceiling"] = evaluate.ceiling_ranks(toolbox, validation, test, experiment.test_contexts)
+            if experiment.log.name == toystore.NAME:
+                ranks |= {"bayes": bayes_ranks(test, experiment.log), "oracle": oracle_ranks(test, experiment.log)}
         run.mark("baselines", {name: values.tolist() for name, values in ranks.items()})
     for name, values in run.payload("baselines").items():
         record(experiment, name, np.array(values), summarize(values, evaluate.users_of(test)))
     return result_metrics(run)
-
-
-def record(experiment: Experiment, name: str, ranks: np.ndarray, metrics: dict) -> None:
-    """Put one method's figures into result.json."""
-    experiment.ranks[name] = ranks
-    metrics_by_name = result_metrics(experiment.run) | {name: metrics}
-    ordered = {key: metrics_by_name[key] for key in (*METHODS, *metrics_by_name) if key in metrics_by_name}
-    experiment.run.write_result(metrics=ordered)
-
-
-def result_metrics(run: Run) -> dict:
-    return run.result.get("metrics", {})
-
-
-def results_table(run: Run) -> pd.DataFrame:
-    """The methods measured so far, a row each; 95 % intervals in brackets."""
-    rows = {}
-    for name, figures in result_metrics(run).items():
-        if name in METHODS:
-            rows[name] = {
-                metric: "{:.3f} [{:.3f}, {:.3f}]".format(figures[metric], *figures["ci95"][metric])
-                for metric in ("H@1", "H@5", "N@10")
-            } | {"valid": f"{figures['valid']:.1%}", "calls": f"{figures['calls']:.1f}"}
-    return pd.DataFrame(rows).T
 
 
 def play_logged(experiment: Experiment, stage: str, tasks, contexts, temperature: float = 0.0) -> list[Trajectory]:
@@ -190,16 +178,25 @@ def evaluate_stage(experiment: Experiment, name: str, temperature: float = 0.0) 
         run.mark(stage, ranks.tolist())
     # The folder keeps the rank of an absent positive as null.
     experiment.ranks[name] = np.nan_to_num(np.array(run.payload(stage), dtype=float), nan=np.inf)
+    if name not in result_metrics(run):  # result.json was lost
+        record(experiment, name, experiment.ranks[name], figures_again(experiment, stage, experiment.ranks[name]))
+
+
+def evaluate_untrained(experiment: Experiment, name: str) -> None:
+    """The policy before RL, greedy and sampled at the rollout temperature; the better of the two counts as `name`."""
+    evaluate_stage(experiment, f"{name}_greedy")
+    evaluate_stage(experiment, f"{name}_sampled", experiment.profile["rta"]["temperature"])
+    figures = result_metrics(experiment.run)
+    better = max((f"{name}_greedy", f"{name}_sampled"), key=lambda each: figures[each]["N@10"])
+    record(experiment, name, experiment.ranks[better], figures[better])
 
 
 def evaluate_frozen(experiment: Experiment) -> None:
-    """The untrained policy, greedy and sampled at the rollout temperature; the better of the two counts as frozen."""
-    run = experiment.run
-    evaluate_stage(experiment, "frozen_greedy")
-    evaluate_stage(experiment, "frozen_sampled", experiment.profile["rta"]["temperature"])
-    figures = result_metrics(run)
-    better = max(("frozen_greedy", "frozen_sampled"), key=lambda name: figures[name]["N@10"])
-    record(experiment, "frozen", experiment.ranks[better], figures[better])
+    """The untrained policy; and where the profile has a warm start, for want of the protocol, that."""
+    evaluate_untrained(experiment, "frozen")
+    if experiment.profile["warm_start"]["steps"]:
+        warm_start(experiment)
+        evaluate_untrained(experiment, "warm_start")
 
 
 def train_rta(experiment: Experiment, watch=None) -> None:
@@ -233,17 +230,21 @@ def train(experiment: Experiment, stage: str, questions: list[Question], reward,
     if not steps:
         return
     vars(experiment).pop("policy", None)  # an attempt that was interrupted in this process has moved its weights
-    run.rewind(stage)
+    checkpoints = Checkpoints(run, stage)
+    first, end = (n * settings["tasks_per_step"] for n in (checkpoints.step, steps))
     trainer = ListwiseGRPOTrainer(
-        experiment.policy, questions[: steps * settings["tasks_per_step"]], reward, {**settings, "steps": steps},
-        experiment.profile["agent"], run, stage, experiment.seed, str(run.checkpoints / f"{stage}_trainer"),
-        watch,
+        experiment.policy, questions[first:end], reward, {**settings, "steps": steps}, experiment.profile["agent"],
+        run, stage, experiment.seed, str(checkpoints.folder), watch, checkpoints,
     )  # fmt: skip
-    with run.timer(stage):
+    with run.timer(stage), trainer.bar:
         trainer.train()
-    trainer.bar.close()
-    experiment.policy.model.save_pretrained(experiment.adapter(stage))
+    for config in experiment.policy.model.peft_config.values():
+        if isinstance(config.target_modules, set):  # its order differs from process to process
+            config.target_modules = sorted(config.target_modules)
+    with replacing(experiment.adapter(stage)) as folder:
+        experiment.policy.model.save_pretrained(folder, save_embedding_layers=False)
     run.mark(stage)
+    checkpoints.clear()
 
 
 def mine(experiment: Experiment) -> list[HardNegative]:
@@ -267,19 +268,6 @@ def train_ppr(experiment: Experiment, mined: list[HardNegative]) -> None:
     candidates, rehearse = {t.task_id: t.candidates for t in tasks}, experiment.profile["ppr"]["rehearse"]
     questions = pair_questions(mined, contexts, candidates, experiment.seed, rehearse)
     train(experiment, "ppr", questions, refinement_reward)
-
-
-def finish(experiment: Experiment) -> dict:
-    """Ranks task by task, paired comparisons, and the run's result."""
-    test, ranks = experiment.test, experiment.ranks
-    users = evaluate.users_of(test)
-    table = pd.DataFrame({"task_id": [task.task_id for task in test], "user": users})
-    experiment.run.write_ranks(table.assign(**{name: ranks[name] for name in METHODS}))
-    differences = {
-        f"{a} - {b}": {m: paired_difference(ranks[a], ranks[b], users, m) for m in ("H@1", "N@10")} for a, b in COMPARED
-    }
-    experiment.run.write_result(differences=differences)
-    return experiment.run.result
 
 
 def run_experiment(dataset: str, profile: str, seed: int, out: str | Path, overrides: dict | None = None) -> dict:

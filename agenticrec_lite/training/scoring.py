@@ -15,7 +15,8 @@ from transformers import DynamicCache
 
 from agenticrec_lite.policy import base_model
 
-HEAD_CHUNK = 4096  # logits (rows x vocabulary) / vocabulary that exist at one time
+HEAD_CHUNK = 4096  # rows of logits that exist at one time,
+HEAD_LOGITS = 2**26  # and how many logits at most: 0.27 GB in fp32
 
 
 def pad(rows: Sequence[Sequence[int]], value: int, left: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
@@ -105,8 +106,9 @@ def token_logprobs(model, states: torch.Tensor, targets: torch.Tensor, temperatu
         Log-probabilities [N] (with gradient) and entropies [N] (without).
     """
     head = base_model(model).get_output_embeddings()
+    rows = min(HEAD_CHUNK, max(1, HEAD_LOGITS // head.weight.shape[0]))
     chunks = [
         checkpoint(_head, head, s, t, temperature, use_reentrant=False)
-        for s, t in zip(states.split(HEAD_CHUNK), targets.split(HEAD_CHUNK), strict=True)
+        for s, t in zip(states.split(rows), targets.split(rows), strict=True)
     ]
     return torch.cat([c[0] for c in chunks]), torch.cat([c[1] for c in chunks])

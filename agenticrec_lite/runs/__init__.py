@@ -14,15 +14,15 @@ the system frees its lock when that process ends, however it ends. Readers (`rea
 
 import csv
 import json
-import math
 import os
 import platform
 import resource
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,46 +30,12 @@ import yaml
 from filelock import FileLock, Timeout
 
 from agenticrec_lite.errors import UserError
+from agenticrec_lite.profiles import completed
+from agenticrec_lite.runs import files
+from agenticrec_lite.runs.files import plain, replacing
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Write a file whole or not at all: yields a temporary path beside `path`, moved over it on success.
-
-    Works for anything that writes to a path (text, safetensors). The folder is made if it is missing.
-
-    Raises:
-        UserError: the file could not be written (disk full, no permission); `path` is as it was before.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with open(temporary, "rb+") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"Could not write {path}: {error.strerror or error}.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def plain(value: Any) -> Any:
-    """The same value in JSON's types: tensors and arrays become numbers and lists, NaN becomes None."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(inner) for key, inner in value.items()}
-    if isinstance(value, str | bool | int | None):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if hasattr(value, "tolist"):  # numpy and torch, scalars too
-        return plain(value.tolist())
-    if isinstance(value, Iterable):
-        return [plain(inner) for inner in value]
-    return str(value)
 
 
 class Run:
@@ -78,9 +44,9 @@ class Run:
     def __init__(self, folder: Path, config: dict[str, Any], lock: FileLock):
         self.folder, self.config, self._lock = folder, config, lock
         self.checkpoints = folder / "checkpoints"
-        self._state = _read_json(folder / "state.json")
-        self._result = _read_json(folder / "result.json")
-        self._metrics = _read_csv(folder / "metrics.csv")
+        self._state = files.read_json(folder / "state.json")
+        self._result = files.read_json(folder / "result.json")
+        self._metrics = files.read_csv(folder / "metrics.csv")
 
     def __enter__(self) -> "Run":
         return self
@@ -103,8 +69,9 @@ class Run:
 
     def mark(self, stage: str, payload: Any = None) -> None:
         """Remember that `stage` is finished, and what later stages need of it."""
-        self._state[stage] = plain(payload)
-        _write_json(self.folder / "state.json", self._state)
+        state = self._state | {stage: plain(payload)}
+        files.write_json(self.folder / "state.json", state)
+        self._state = state  # only now: what could not be written is not done
 
     def payload(self, stage: str) -> Any:
         """What `mark` was given for a finished stage. Raises KeyError if the stage is not finished."""
@@ -116,16 +83,28 @@ class Run:
         self._write_metrics()
 
     def log_trajectories(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Add rows to trajectories.jsonl, and flush."""
-        path = self.folder / "trajectories.jsonl"
+        """Add rows to trajectories.jsonl: all of them, or none if the disk is full."""
+        path, rows = self.folder / "trajectories.jsonl", list(rows)
+        before = path.stat().st_size if path.exists() else 0
         try:
             with open(path, "a", encoding="utf-8") as file:
                 file.writelines(json.dumps(plain(row), ensure_ascii=False) + "\n" for row in rows)
+                file.flush()
+                os.fsync(file.fileno())
         except OSError as error:
-            raise UserError(f"Could not write {path}: {error.strerror or error}.") from error
+            with suppress(OSError):
+                os.truncate(path, before)
+            raise files.not_written(path, error) from error
+
+    def logged_steps(self, stage: str) -> int:
+        """The last step before the first that metrics.csv or trajectories.jsonl lacks, 0 if there is none."""
+        measured = {int(float(row.get("step") or 0)) for row in self._metrics if row.get("stage") == stage}
+        rows = (row for _, row in files.read_lines(self.folder / "trajectories.jsonl"))
+        both = measured & {row.get("step") for row in rows if row.get("stage") == stage}
+        return next(step for step in count() if step + 1 not in both)
 
     def rewind(self, stage: str, step: int = 0) -> None:
-        """Forget the logged rows of `stage` from `step` on, before a stage cut off repeats them."""
+        """Forget the logged rows of `stage` from `step` on (step itself too), before a stage cut off repeats them."""
 
         def kept(row: Mapping[str, Any]) -> bool:
             return row.get("stage") != stage or float(row.get("step") or 0) < step
@@ -133,15 +112,13 @@ class Run:
         self._metrics = [row for row in self._metrics if kept(row)]
         self._write_metrics()
         with replacing(self.folder / "trajectories.jsonl") as path, open(path, "w", encoding="utf-8") as file:
-            for line in _whole_lines(self.folder / "trajectories.jsonl"):
-                if kept(json.loads(line)):
-                    file.write(line)
+            file.writelines(line for line, row in files.read_lines(self.folder / "trajectories.jsonl") if kept(row))
 
     def write_result(self, **fields: Any) -> None:
         """Set fields of result.json; the peak memory and the versions are kept up to date along with them."""
         peak = max(peak_rss_mb(), self._result.get("peak_rss_mb", 0.0))
         self._result |= plain(fields) | {"peak_rss_mb": peak, "versions": versions()}
-        _write_json(self.folder / "result.json", self._result)
+        files.write_json(self.folder / "result.json", self._result)
 
     def write_ranks(self, ranks: "pd.DataFrame") -> None:
         """Write ranks.csv: task_id, user and a column a method; infinite where the positive is not in the list."""
@@ -181,7 +158,7 @@ def open_run(folder: str | Path, config: Mapping[str, Any]) -> Run:
     Raises:
         UserError: another process writes to the folder, its configuration differs, or it cannot be written.
     """
-    folder, config = Path(folder), plain(config)
+    folder, config = Path(folder), plain(completed(config))
     try:
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         # A singleton: a notebook cell that is run again gets the lock which its own kernel already holds.
@@ -192,24 +169,30 @@ def open_run(folder: str | Path, config: Mapping[str, Any]) -> Run:
             f"Another process is writing to {folder}; wait for it or choose another folder."
         ) from None
     except OSError as error:
-        raise UserError(f"Cannot open the run folder {folder}: {error.strerror or error}.") from error
+        raise _not_opened(folder, error) from error
     try:
         _settle(folder, config)
         return Run(folder, config, lock)
-    except BaseException:
+    except BaseException as error:
         lock.release()  # not by force: this process may hold the folder for a run that goes on
+        if isinstance(error, OSError):
+            raise _not_opened(folder, error) from error
         raise
+
+
+def _not_opened(folder: Path, error: OSError) -> UserError:
+    return UserError(f"Cannot open the run folder {folder}: {error.strerror or error}; choose one that can be written.")
 
 
 def _settle(folder: Path, config: dict[str, Any]) -> None:
     """Under the lock: clear what a killed process left half-written, and check or write the configuration."""
-    for left_over in folder.rglob(".*.tmp"):
-        left_over.unlink()
+    for left_over in list(folder.rglob(".*.tmp")):
+        files.remove(left_over)
     log, path = folder / "trajectories.jsonl", folder / "config.yaml"
     if log.exists():
         os.truncate(log, log.read_bytes().rfind(b"\n") + 1)
     if path.exists():
-        old, new = (_flat(c) for c in (yaml.safe_load(path.read_text(encoding="utf-8")), config))
+        old, new = _flat(read_config(folder)), _flat(config)
         differing = [key for key in old | new if old.get(key) != new.get(key)]
         if differing:
             told = ", ".join(f"{key} was {old.get(key)}, now {new.get(key)}" for key in differing[:5])
@@ -223,29 +206,38 @@ def _settle(folder: Path, config: dict[str, Any]) -> None:
 
 def read_config(folder: str | Path) -> dict[str, Any]:
     """The config.yaml of a run folder: dataset, profile, seed, settings. Raises UserError if there is none."""
-    return yaml.safe_load(_there(folder, "config.yaml").read_text(encoding="utf-8"))
+    path = _there(folder, "config.yaml")
+    with files.reading(path):
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("it holds no settings")
+    return completed(config)
 
 
 def read_result(folder: str | Path) -> dict[str, Any]:
     """The result.json of a run folder. Raises UserError if there is none yet."""
-    return _read_json(_there(folder, "result.json"))
+    return files.read_json(_there(folder, "result.json"))
 
 
 def read_metrics(folder: str | Path) -> "pd.DataFrame":
     """The metrics.csv of a run folder, a row a step, NaN where empty. Raises UserError if there is none."""
     import pandas as pd  # here, because the command line's quick answers need no pandas
-    return pd.read_csv(_there(folder, "metrics.csv"))
+    path = _there(folder, "metrics.csv")
+    with files.reading(path):
+        return pd.read_csv(path)
 
 
 def read_ranks(folder: str | Path) -> "pd.DataFrame":
     """The ranks.csv of a finished run folder. Raises UserError if there is none."""
     import pandas as pd
-    return pd.read_csv(_there(folder, "ranks.csv"))
+    path = _there(folder, "ranks.csv")
+    with files.reading(path):
+        return pd.read_csv(path)
 
 
 def read_trajectories(folder: str | Path) -> Iterator[dict[str, Any]]:
     """The rows of a run's trajectories.jsonl, in the order written. Raises UserError if there is none."""
-    return map(json.loads, _whole_lines(_there(folder, "trajectories.jsonl")))
+    return (row for _, row in files.read_lines(_there(folder, "trajectories.jsonl")))
 
 
 def peak_rss_mb() -> float:
@@ -273,27 +265,3 @@ def _there(folder: str | Path, name: str) -> Path:
     if not path.exists():
         raise UserError(f"There is no {path}; name the folder of a run that has come that far.")
     return path
-
-
-def _whole_lines(path: Path) -> Iterator[str]:
-    """Lines that end in a newline: a process killed while it wrote leaves a last one that does not."""
-    if path.exists():
-        with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
-            yield from (line for line in file if line.endswith("\n"))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def _write_json(path: Path, value: Any) -> None:
-    with replacing(path) as temporary:
-        text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
-
-
-def _read_csv(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))

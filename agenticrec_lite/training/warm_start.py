@@ -1,0 +1,116 @@
+"""Warm start: supervised steps that teach a language model the protocol, before reinforcement learning.
+
+A model of 135 million parameters calls no tools when it is only told how; the paper's, of four billion, needs none of
+this. The demonstrations are scripted: a teacher calls tools at random, with a habit of asking about the user and the
+items rather than for ordered lists, and answers with one of the orders that it has been shown. It does not know the
+positive. Which tool is worth asking, and which list is worth following, is left for reinforcement learning to find.
+"""
+
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+from datasets import Dataset
+from tqdm.auto import tqdm
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from agenticrec_lite.agent.prompts import ChatFormat
+from agenticrec_lite.agent.trajectory import Trajectory
+from agenticrec_lite.policy import fp32_adapter, precision
+from agenticrec_lite.runs import Run, replacing
+from agenticrec_lite.training.nano.teacher import play, scripted_ranking
+
+if TYPE_CHECKING:
+    from agenticrec_lite.training.pipeline import Experiment
+
+CALLS = (0.5, 0.3, 0.2)  # probability of 1, 2, 3 calls before the answer
+HABIT = 2.0  # how much more often than for ordered lists the teacher asks for anything else
+
+
+def warm_start(experiment: "Experiment") -> None:
+    """Train the adapter on demonstrations and save it; stage 1 goes on with it. Nothing to do with 0 steps.
+
+    The demonstrations come from the end of the training tasks, stage 1 takes its tasks from the beginning.
+    """
+    run, settings = experiment.run, experiment.profile["warm_start"]
+    if run.done("warm_start") or not settings["steps"]:
+        return
+    vars(experiment).pop("policy", None)  # an attempt that was interrupted in this process has moved its weights
+    run.rewind("warm_start")
+    policy = experiment.policy
+    rows = demonstrations(experiment, ChatFormat.of(policy.tokenizer, policy.brief))
+    dtype, scratch = experiment.profile["policy"]["dtype"], str(run.checkpoints / "warm_start_trainer")
+    trainer = SFTTrainer(
+        policy.model,
+        args=sft_config(settings, dtype, experiment.seed, scratch),
+        train_dataset=Dataset.from_list([as_row(row) for row in rows]),
+        processing_class=policy.tokenizer,
+    )
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    fp32_adapter(trainer.model)  # trl makes the adapter of a quantised base bf16, where small updates round away
+    with run.timer("warm_start"), tqdm(total=settings["steps"], desc="warm start", unit="step") as bar:
+        trainer.add_callback(_Log(run, bar))
+        trainer.train()
+    with replacing(experiment.adapter("warm_start")) as folder:
+        policy.model.save_pretrained(folder, save_embedding_layers=False)  # else peft looks for them on the hub
+    run.mark("warm_start")
+    vars(experiment).pop("policy")  # the trainer has changed how its model computes a loss
+
+
+def demonstrations(experiment: "Experiment", chat: ChatFormat) -> list[Trajectory]:
+    """Scripted trajectories, steps x batch of them, one a task, played in the environment that rollouts play in."""
+    settings, rng = experiment.profile["warm_start"], np.random.default_rng((experiment.seed, 8))
+    tasks = experiment.training[-settings["steps"] * settings["batch"] :]
+    played = []
+    for task, context in zip(tasks, experiment.early_toolbox.contexts(tasks), strict=True):
+        turns = scripted_ranking(context, rng, 1 + int(rng.choice(len(CALLS), p=CALLS)), favour=HABIT)
+        played.append(play(turns, context, chat, "rank", chat.prompt_ids(context)))
+    return played
+
+
+def as_row(trajectory: Trajectory) -> dict[str, list[int]]:
+    """A trajectory as trl's SFTTrainer takes it: only what the policy wrote is learnt from."""
+    actions = zip(trajectory.completion_ids, trajectory.action_mask, strict=True)
+    labels = [-100] * len(trajectory.prompt_ids) + [token if mine else -100 for token, mine in actions]
+    return {"input_ids": trajectory.prompt_ids + trajectory.completion_ids, "labels": labels}
+
+
+class _Log(TrainerCallback):
+    """A row of metrics.csv a step: cross-entropy in nats and accuracy over the tokens of the policy's turns."""
+
+    def __init__(self, run: Run, bar: tqdm):
+        self.run, self.bar, self.started = run, bar, time.monotonic()
+
+    def on_log(self, args, state, control, logs=None, **_) -> None:
+        if "grad_norm" not in logs:
+            return
+        row = {"action_ce": logs["loss"], "accuracy": logs["mean_token_accuracy"], "grad_norm": logs["grad_norm"]}
+        row |= {"learning_rate": logs["learning_rate"], "seconds_update": time.monotonic() - self.started}
+        self.run.log_metrics({"stage": "warm_start", "step": state.global_step, **row})
+        self.started = time.monotonic()
+        self.bar.update()
+        self.bar.set_postfix(ce=f"{row['action_ce']:.3f}", accuracy=f"{row['accuracy']:.2f}")
+
+
+def sft_config(settings: dict, dtype: str, seed: int, output_dir: str) -> SFTConfig:
+    """trl's arguments for the warm start."""
+    return SFTConfig(
+        output_dir,
+        **precision(dtype),
+        max_length=None,
+        per_device_train_batch_size=settings["micro_batch"],
+        gradient_accumulation_steps=settings["batch"] // settings["micro_batch"],
+        max_steps=settings["steps"],
+        learning_rate=settings["learning_rate"],
+        lr_scheduler_type="linear",
+        warmup_steps=settings["warmup_steps"],
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        seed=seed,
+    )
