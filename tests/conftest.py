@@ -2,11 +2,17 @@
 
 import json
 import os
+import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+# Nothing beyond loopback, here and in what tests start; data is brought by `make fetch`, which goes first.
+OFFLINE = Path(__file__).parent / "offline"
+runpy.run_path(str(OFFLINE / "sitecustomize.py"))
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(OFFLINE), os.environ.get("PYTHONPATH")]))
+os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 from agenticrec_lite.tools import Evidence, ItemCard, TaskContext  # noqa: E402
@@ -52,7 +58,7 @@ faults: dict[tuple[str, str], dict] = {}
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
-    """Take down a fault once its test has run: survived if the test passed; `record_property("detail", ...)` says how."""
+    """Take down a fault once its test has run: survived if it passed; `record_property("detail", ...)` says how."""
     report = (yield).get_result()
     if report.when == "call" and not report.skipped:
         for marker in item.iter_markers("fault"):

@@ -225,7 +225,8 @@ def dumped(path, profile):
     """The page's DOM as Chromium has it after two seconds of its own time."""
     flags = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
     --disable-component-update --disable-sync --virtual-time-budget=2000 --dump-dom""".split()
-    command = ["chromium", *flags, f"--user-data-dir={profile}", path.as_uri()]
+    nowhere = "--host-resolver-rules=MAP * ~NOTFOUND"
+    command = ["chromium", *flags, nowhere, f"--user-data-dir={profile}", path.as_uri()]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from agenticrec_lite.agent.protocol import TOP, write_answer, write_call
+from agenticrec_lite.errors import UserError
 from agenticrec_lite.tools import TOOLS, TaskContext
 from agenticrec_lite.tools.registry import parameters, summary
 from agenticrec_lite.tools.text import escape
@@ -57,19 +58,25 @@ class ChatFormat:
     Attributes:
         tokenizer: With a chat template that knows the role "tool".
         brief: Whether the system prompt is the short one.
-        observation_prefix, observation_suffix: Token ids around an observation, after the policy's end of turn and
-            up to the place where the policy goes on.
+        observation_prefix, observation_suffix: Text around an observation, after the policy's end of turn and up to
+            the place where the policy goes on.
         end_of_turn: The token with which the policy ends each turn.
     """
 
     tokenizer: object
     brief: bool
-    observation_prefix: list[int]
-    observation_suffix: list[int]
+    observation_prefix: str
+    observation_suffix: str
     end_of_turn: int
 
     @classmethod
     def of(cls, tokenizer, brief: bool = False) -> "ChatFormat":
+        """Take a tokenizer's template apart.
+
+        Raises:
+            UserError: The template does not end a turn with the end-of-turn token, or a special token could be spelt
+                in data text, which is escaped but not kept from the tokenizer.
+        """
         turns = [
             {"role": "user", "content": "?"},
             {"role": "assistant", "content": _MARK},
@@ -79,9 +86,17 @@ class ChatFormat:
         _, between, after = text.split(_MARK)
         end = tokenizer.eos_token
         if not between.startswith(end):
-            raise ValueError(f"the chat template does not end a turn with {end!r}, but with {between[:20]!r}")
-        encode = lambda part: tokenizer.encode(part, add_special_tokens=False)  # noqa: E731
-        return cls(tokenizer, brief, encode(between.removeprefix(end)), encode(after), tokenizer.eos_token_id)
+            raise UserError(
+                f"The policy's chat template does not end a turn with {end!r}, but with {between[:20]!r}; take a chat "
+                "model whose template does."
+            )
+        special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+        if spelt := [token for token in special if escape(token) == token]:
+            raise UserError(
+                f"The policy's tokenizer has the special token {spelt[0]!r}, which an item's title could spell; take a "
+                "model whose special tokens are made of <, > or |."
+            )
+        return cls(tokenizer, brief, between.removeprefix(end), after, tokenizer.eos_token_id)
 
     def prompt_ids(
         self, context: TaskContext, question: str = "rank", pair: tuple[int, int] | None = None
@@ -99,9 +114,11 @@ class ChatFormat:
         return self.tokenizer.encode(text, add_special_tokens=False) + [self.end_of_turn]
 
     def observation_ids(self, text: str) -> list[int]:
-        """Token ids from the end of the policy's turn to the start of its next one."""
-        body = self.tokenizer.encode(text, add_special_tokens=False)
-        return self.observation_prefix + body + self.observation_suffix
+        """Token ids from the end of the policy's turn to the start of its next one.
+
+        Encoded in one piece, as the template would be: a full stop and the newline after it are one token of Qwen's.
+        """
+        return self.tokenizer.encode(self.observation_prefix + text + self.observation_suffix, add_special_tokens=False)
 
     def turn_text(self, ids: list[int]) -> str:
         """Text of a turn without its end-of-turn token, special tokens of the protocol kept."""

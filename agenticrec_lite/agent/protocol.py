@@ -27,13 +27,14 @@ TOP = 10
 QUESTIONS = ("rank", "more", "less")
 
 _TURN = re.compile(
-    r"\s*(?:<think>(?P<think>.*?)</think>)?\s*"
-    r"(?:<tool_call>(?P<call>.*?)</tool_call>|<answer>(?P<answer>.*?)</answer>)\s*",
+    r"(?:<think>(?P<think>.*?)</think>\s*)?"
+    r"(?:<tool_call>(?P<call>.*?)</tool_call>|<answer>(?P<answer>.*?)</answer>)",
     re.DOTALL,
 )
 _LIST = re.compile(r"\s*\\boxed\{\[([\d,\s]*)\]\}\s*", re.ASCII)
 _PAIR = re.compile(r"\s*\\boxed\{([AB])\}\s*")
 _SOME_ACTION = re.compile(r"<(?:tool_call|answer)>")
+_DEEPEST = 100  # brackets opened in a tool call; deeper nesting exhausts Python's stack where the run is logged
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ def parse_turn(text: str, question: str = "rank", n_candidates: int = 20) -> Tur
         question: "rank" expects a list, "more" and "less" expect A or B.
         n_candidates: Candidate numbers are 1..n_candidates.
     """
-    match = _TURN.fullmatch(text)
+    once = all(text.count(tag) < 2 for tag in TAGS)  # which also keeps the pattern's time linear
+    match = _TURN.fullmatch(text.strip()) if once else None
     if match is None or any(tag in (match[group] or "") for group in ("think", "call", "answer") for tag in TAGS):
         return Turn(error=_what_is_wrong(text))
     think = (match["think"] or "").strip()
@@ -84,9 +86,12 @@ def _what_is_wrong(text: str) -> str:
 
 
 def _parse_call(think: str, body: str) -> Turn:
+    if body.count("[") + body.count("{") > _DEEPEST:
+        return Turn(think, error=f"the tool call opens more than {_DEEPEST} brackets.")
     try:
         call = json.loads(body)
-    except (ValueError, RecursionError):
+        json.dumps(call, ensure_ascii=False).encode()  # half a surrogate pair is no text: it could not be logged
+    except ValueError:
         return Turn(think, error="the tool call is not valid JSON.")
     if not isinstance(call, dict) or set(call) != {"name", "arguments"} or not isinstance(call["arguments"], dict):
         return Turn(think, error='a tool call is {"name": ..., "arguments": {...}}, nothing more or less.')
@@ -102,7 +107,7 @@ def _parse_list(think: str, body: str, n_candidates: int) -> Turn:
         return Turn(think, error="an answer is \\boxed{[n, n, ...]} with numbers only.", bad_answer=True)
     if len(parts) != TOP:
         return Turn(think, error=f"an answer has exactly {TOP} numbers, this has {len(parts)}.", bad_answer=True)
-    numbers = [int(part[:6]) for part in parts]
+    numbers = [int(part) if len(part) < 7 else 0 for part in parts]  # Python refuses integers of thousands of digits
     if not all(1 <= n <= n_candidates for n in numbers):
         return Turn(think, error=f"candidate numbers go from 1 to {n_candidates}.", bad_answer=True)
     if len(set(numbers)) != TOP:

@@ -1,8 +1,8 @@
 """Trajectories as HTML: what the policy wrote, what the environment answered, and what was trained.
 
 A view reads rows of `trajectories.jsonl`, or `Trajectory` objects with the same field names. It is one piece
-of HTML with its own scoped CSS: no script, no request, every piece of data escaped. Bidirectional and control
-characters, which escaping leaves alone, are spelled out: a hostile title cannot reorder the text around it.
+of HTML with its own scoped CSS: no script, no request, every piece of data escaped. Bidirectional, control and
+unseen characters, which escaping leaves alone, are spelled out: a hostile title cannot reorder the text around it.
 
 Simplification: the action mask is shown by step (an observation is mask 0, all else mask 1); agent/token_view.py
 shows it by token.
@@ -17,7 +17,8 @@ from pathlib import Path
 KINDS = ("think", "call", "observation", "answer", "invalid")
 LOW, HIGH = -1.0, 1.1  # the reward's range: a broken trajectory; the positive first, with a tool
 FOLD, PREVIEW = 420, 260  # characters: an observation longer than FOLD is folded after about PREVIEW
-HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")  # noqa: E501
+HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e"
+                    "\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e0fff]")
 
 # light-dark() follows color-scheme: the system's by default, JupyterLab's or Colab's where there is one.
 CSS = """

@@ -6,22 +6,31 @@ from collections.abc import Sequence
 import numpy as np
 
 MAX_TITLE = 80
-_BRACKETS = str.maketrans({"<": "‹", ">": "›", "|": "¦"})
+# Letters and marks that Unicode shows as nothing (Default_Ignorable_Code_Point), beside those of category Cf.
+_BLANK = "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u3164\uffa0"
+_REPLACED = dict.fromkeys([*map(ord, _BLANK), *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)]) | {
+    # the full-width and small forms too: a tokenizer that normalises (NFKC) reads them as the plain ones
+    ord(sign): look for signs, look in (("<＜﹤", "‹"), (">＞﹥", "›"), ("|｜", "¦")) for sign in signs
+}  # fmt: skip
 _SHOWN = {"Zs": " ", "Cc": " ", "Zl": " ", "Zp": " ", "Cf": "", "Co": "", "Cs": "", "Cn": ""}
 
 
 def escape(text: str, limit: int = MAX_TITLE) -> str:
-    """Data text that can never become control text.
+    """Data text that can never become control text; escaping it again changes nothing.
 
     Angle brackets and bars, of which every protocol tag and chat control token is made, turn into look-alikes;
-    control, zero-width and bidirectional characters are dropped or become spaces; the length is bounded.
+    control, invisible and bidirectional characters are dropped or become spaces; the length is bounded, and with it
+    the prompt: a byte-level tokenizer makes at most four tokens of a character. What the text *says* stays as it is:
+    a title may claim anything about its item, and only training teaches the policy not to believe it.
 
     Args:
         text: Anything from a catalogue, e.g. an item title.
-        limit: Longest result in characters; a longer text ends in "…".
+        limit: Longest result in characters; a longer text is cut and ends in "…" (what stands beyond 4 * limit is
+            not looked at).
     """
-    text = unicodedata.normalize("NFC", str(text)[: 4 * limit]).translate(_BRACKETS)
-    text = " ".join("".join(_SHOWN.get(unicodedata.category(c), c) for c in text).split())
+    text = str(text)[: 4 * limit].translate(_REPLACED)
+    text = unicodedata.normalize("NFC", "".join(_SHOWN.get(unicodedata.category(c), c) for c in text))
+    text = " ".join(text.split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
