@@ -45,7 +45,7 @@ app = typer.Typer(
 
 @app.command()
 def fetch(
-    name: Annotated[str, typer.Argument(help="The dataset, e.g. ml-100k.")],
+    name: Annotated[str, typer.Argument(help="The dataset, e.g. ml-100k or amazon-2023/Office.")],
     force: Annotated[bool, typer.Option("--force", help="Fetch again even if it is in the cache.")] = False,
 ) -> None:
     """Bring a dataset into the cache folder and check it."""
@@ -57,7 +57,9 @@ def fetch(
 @app.command()
 def run(
     out: Annotated[Path, typer.Option(help="The run folder, e.g. runs/x; an unfinished run goes on.")],
-    dataset: Annotated[str, typer.Option(help="The dataset.")] = "ml-100k",
+    dataset: Annotated[str, typer.Option(
+            help="ml-100k, toystore, amazon-2023/CDs (Instruments, Office, Games), or a folder with your own files."
+        )] = "ml-100k",
     profile: Annotated[str, typer.Option(help="The profile: policy, sizes, steps.")] = "nano",
     seed: Annotated[int, typer.Option(min=0, help="Decides tasks, rollouts and initial weights.")] = 0,
     settings: Annotated[
@@ -67,9 +69,11 @@ def run(
 ) -> None:
     """Go the whole way: fetch, fit the tools, roll out, train (RTA, then PPR), evaluate."""
     overrides = dict(_setting(text) for text in settings or [])
-    load_profile(profile, **overrides)  # a wrong name is told before torch takes seconds to import
+    resolved = load_profile(profile, **overrides)  # a wrong name is told before torch takes seconds to import
+    from agenticrec_lite.plan import check_hardware
     from agenticrec_lite.training.pipeline import run_experiment
 
+    check_hardware(profile, resolved)
     run_experiment(dataset, profile, seed, out, overrides)
     typer.echo(result_table(runs.read_result(out)))
 
@@ -100,6 +104,53 @@ def pretrain_nano(
     from agenticrec_lite.training.nano.pretrain import pretrain
 
     pretrain(out=out)
+
+
+@app.command("make-toystore")
+def make_toystore(
+    out: Annotated[Path, typer.Option(help="Where the files go.")] = Path("data/toystore"),
+    users: Annotated[int | None, typer.Option(help="Users, if not as many as in the shipped store.")] = None,
+    items: Annotated[int | None, typer.Option(help="Items, likewise.")] = None,
+    types: Annotated[int | None, typer.Option(help="Types of taste, likewise.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Another seed is another store.")] = None,
+) -> None:
+    """Generate a toystore, a shop whose truth is known; without options the shipped one, bit for bit."""
+    from agenticrec_lite.data.toystore import generate
+
+    given = {"users": users, "items": items, "types": types, "seed": seed}
+    folder = generate(out, **{name: value for name, value in given.items() if value is not None})
+    typer.echo(f"The toystore is in {folder}")
+
+
+@app.command()
+def plan(
+    profile: Annotated[str, typer.Option(help="The profile.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="E.g. --set rta.micro_groups=2; repeatable."),
+    ] = None,
+) -> None:
+    """Estimate a profile's memory and time, and say whether this machine has what it needs; nothing is downloaded."""
+    resolved = load_profile(profile, **dict(_setting(text) for text in settings or []))
+    from agenticrec_lite.plan import check_hardware, plan_table
+
+    typer.echo(plan_table(profile, resolved))
+    try:
+        check_hardware(profile, resolved)
+    except UserError as error:
+        typer.echo(f"Not on this machine: {error}")
+
+
+@app.command()
+def push(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    repo: Annotated[str, typer.Argument(metavar="REPO_ID", help="On the Hugging Face hub, e.g. name/my-agent.")],
+    public: Annotated[bool, typer.Option("--public", help="Visible to all; private otherwise.")] = False,
+) -> None:
+    """Put a run's adapter, with a model card, on the Hugging Face hub."""
+    from agenticrec_lite.hub import push as push_adapter
+
+    typer.echo(f"The adapter is at {push_adapter(folder, repo, public)}")
 
 
 def result_table(result: dict[str, Any]) -> str:

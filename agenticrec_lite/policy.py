@@ -4,11 +4,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import bitsandbytes
 import torch
 from safetensors import SafetensorError
+from torch.utils.checkpoint import checkpoint
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -20,6 +22,7 @@ from transformers import (
 
 from agenticrec_lite.data.fetch import SMOLLM2_GGUF, fetch
 from agenticrec_lite.errors import UserError
+from agenticrec_lite.profiles import ADDED
 
 NANO = Path(__file__).parents[1] / "data" / "nano"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -44,29 +47,48 @@ def load_policy(settings: dict, adapter: str | Path | None = None, trainable: bo
     """Load the base model of a profile and put a LoRA adapter on it.
 
     Args:
-        settings: The profile's `policy` section: id ("nano", "smollm2-135m", a folder or a hub id), quantize ("nf4"
-            or "none"), dtype, brief, lora {r, alpha, targets}.
+        settings: The profile's `policy` section: id ("nano", "smollm2-135m", a folder or a hub id), revision, brief,
+            chat_template ("own" or a file), quantize ("nf4" or "none"), dtype, lora {r, alpha, targets}, attention,
+            gradient_checkpointing.
         adapter: Folder of a saved adapter; None starts a fresh one, which changes nothing until it is trained.
         trainable: Whether the adapter's weights get gradients.
 
     Raises:
-        UserError: No such model.
+        UserError: A model or adapter that is not there, damaged or not safetensors; a model that brings code of its
+            own; an unknown dtype.
     """
+    settings = {**ADDED["policy"], **settings}
+    if settings["dtype"] not in DTYPES:
+        raise UserError(f"policy.dtype is {settings['dtype']!r}, but can only be {', '.join(DTYPES)}.")
     carried = {"nano": nano_folder, "smollm2-135m": smollm2_folder}
     source = carried[settings["id"]]() if settings["id"] in carried else settings["id"]
     quantization = quantization_config(settings["quantize"], DTYPES[settings["dtype"]])
+    safe = {"trust_remote_code": False, "revision": settings["revision"]}  # code beside the weights could do anything
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, **safe)
         model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=DTYPES[settings["dtype"]], quantization_config=quantization
-        )
-    except OSError as error:
-        raise UserError(f"the model {settings['id']!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+            source, dtype=DTYPES[settings["dtype"]], quantization_config=quantization,
+            attn_implementation=settings["attention"], use_safetensors=True, **safe,
+        )  # fmt: skip
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"The model {settings['id']!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+    if settings["chat_template"] != "own":
+        tokenizer.chat_template = _template(settings["chat_template"])
     keep_training_layout(model)
+    if settings["gradient_checkpointing"]:
+        checkpoint_layers(model)
     model = add_adapter(model, settings["lora"], adapter, trainable)
     for config in model.peft_config.values():
         config.base_model_name_or_path = settings["id"]  # what a saved adapter names: not a folder of this machine
     return Policy(model, tokenizer, settings["brief"])
+
+
+def _template(path: str) -> str:
+    """A chat template from a file."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"policy.chat_template {path!r} cannot be read ({error}); name a file, or own.") from None
 
 
 def nano_folder() -> Path:
@@ -128,6 +150,53 @@ def keep_training_layout(model: PreTrainedModel) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
+def checkpoint_layers(model: PreTrainedModel) -> None:
+    """Keep only what goes into each decoder layer, and compute the rest again in the backward pass.
+
+    transformers' own gradient checkpointing would drop the KV cache, through which the copies of a group share their
+    prompt. Here a layer's keys and values go in and come out as tensors, so that a second run does no harm.
+    """
+    for layer in model.get_decoder().layers:
+        layer.forward = partial(_checkpointed, layer, layer.forward)
+
+
+def _checkpointed(layer, forward, hidden, *args, past_key_values=None, **rest):
+    """The layer's output. A cache that is empty is filled; one that is not is read, and left as it is."""
+    cache, place = past_key_values, layer.self_attn.layer_idx
+    if not (layer.training and torch.is_grad_enabled()):
+        return forward(hidden, *args, past_key_values=cache, **rest)
+    if cache is None:
+        return checkpoint(forward, hidden, *args, **rest, use_reentrant=False)
+    if filled := len(cache.layers) > place and cache.get_seq_length(place) > 0:
+        shared = (cache.layers[place].keys, cache.layers[place].values)
+    else:
+        shared = ()
+
+    def run(hidden, *shared):
+        one = _OneLayer(*shared)
+        out = forward(hidden, *args, past_key_values=one, **rest)
+        return out if filled else (out, one.keys, one.values)
+
+    result = checkpoint(run, hidden, *shared, use_reentrant=False)
+    if filled:
+        return result
+    cache.update(*result[1:], place)
+    return result[0]
+
+
+class _OneLayer:
+    """What a layer's attention asks of a cache."""
+
+    def __init__(self, keys: torch.Tensor | None = None, values: torch.Tensor | None = None):
+        self.keys, self.values = keys, values
+
+    def update(self, keys: torch.Tensor, values: torch.Tensor, *_, **__) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.keys is not None:
+            keys, values = torch.cat([self.keys, keys], 2), torch.cat([self.values, values], 2)
+        self.keys, self.values = keys, values
+        return keys, values
+
+
 def add_adapter(model: PreTrainedModel, lora: dict, adapter: str | Path | None = None, trainable: bool = True):
     """Put a fresh or a saved LoRA adapter on a model; its weights are fp32, whatever the base is.
 
@@ -140,7 +209,13 @@ def add_adapter(model: PreTrainedModel, lora: dict, adapter: str | Path | None =
     )  # slow to import, and not needed to read a checkpoint
 
     if adapter is not None:
-        model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+        if not Path(adapter, "adapter_model.safetensors").exists():  # peft would take a pickle in its place
+            raise UserError(f"There is no adapter_model.safetensors in {adapter}; train that stage first.")
+        try:
+            model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            told = str(error).splitlines()[0]
+            raise UserError(f"The adapter in {adapter} cannot be loaded ({told}); train that stage again.") from error
     else:
         config = LoraConfig(
             r=lora["r"],
@@ -152,6 +227,16 @@ def add_adapter(model: PreTrainedModel, lora: dict, adapter: str | Path | None =
         model = get_peft_model(model, config)
     fp32_adapter(model)
     return model
+
+
+def precision(dtype: str) -> dict[str, bool]:
+    """trl's arguments for training in a policy's dtype: on a GPU mixed with fp32, on a CPU as the weights are.
+
+    gradient_checkpointing is off because it is the policy's own, see `checkpoint_layers`.
+    """
+    gpu = torch.cuda.is_available()
+    mixed = {"bf16": gpu and dtype == "bfloat16", "fp16": gpu and dtype == "float16"}
+    return {"use_cpu": not gpu, **mixed, "gradient_checkpointing": False}
 
 
 def base_model(model) -> PreTrainedModel:

@@ -3,6 +3,7 @@
 ARM is "stock" or "ours". MODE is
     live     whole training steps, greedy rollouts: seconds of rollouts and of updates
     update   updates only, on the trajectories in FOLDER/replay.json: peak memory and the gradient
+    narrow   (ours) the same in stock's micro-batches, so that the memory of both can be compared
     exact    (ours) the same gradient, and the log-probabilities taken down while sampling, in float64, each trajectory
              scored whole and alone
     greedy   64 greedy trajectories: their tokens
@@ -21,6 +22,7 @@ from safetensors.torch import save_file
 from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.rollout import Group, Sampling, rollout
 from agenticrec_lite.rewards import group_advantages
+from agenticrec_lite.training import grpo
 from benchmarks import arms
 from benchmarks.workload import (
     GROUP,
@@ -44,7 +46,8 @@ def main(arm: str, mode: str, model: str, folder: str, out: str) -> None:
     pin_threads()
     policy = load(model)
     with tempfile.TemporaryDirectory() as scratch:
-        result = {"live": live, "update": update, "exact": exact, "greedy": greedy, "flat": flat}[mode](
+        modes = {"live": live, "update": update, "narrow": narrow, "exact": exact, "greedy": greedy, "flat": flat}
+        result = modes[mode](
             arm, model, policy, Path(folder), Path(scratch), Path(out)
         )
     Path(out).write_text(json.dumps(result))
@@ -71,6 +74,13 @@ def update(arm, model, policy, folder, scratch, out) -> dict:
     trainer.train()
     save_file(trainer.clock.grads, out.with_suffix(".safetensors"))
     return {"update": trainer.clock.update, "above_loaded_mb": arms.peak_mb() - loaded, "loaded_mb": loaded}
+
+
+def narrow(arm, model, policy, folder, scratch, out) -> dict:
+    """The update in micro-batches as small as stock's."""
+    plain = grpo.grpo_config
+    grpo.grpo_config = lambda *a, **k: arms.narrow(plain(*a, **k), SIZES[model].stock_rows)
+    return update(arm, model, policy, folder, scratch, out)
 
 
 def exact(arm, model, policy, folder, scratch, out) -> dict:

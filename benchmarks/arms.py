@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from transformers import TrainerCallback
-from trl import GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer
 from trl.chat_template_utils import qwen3_template
 
 from agenticrec_lite.agent.environment import RankingEnvironment
@@ -89,8 +89,7 @@ def stock(policy, asked: list[Question], settings: dict, agent: dict, out: Path,
     config = grpo_config(settings, agent, str(out), 0)
     config.generation_kwargs = {"do_sample": False, "max_new_tokens": agent["max_turn_tokens"]}
     config.max_tool_calling_iterations, config.max_grad_norm, config.num_generations_eval = agent["max_calls"], 0.0, 1
-    config.per_device_train_batch_size = rows = settings["stock_rows"]
-    config.gradient_accumulation_steps = config.steps_per_generation = config.generation_batch_size // rows
+    narrow(config, settings["stock_rows"])
     draw = rewards(0)
     tokenizer = policy.tokenizer
     tokenizer.response_template = qwen3_template
@@ -108,6 +107,13 @@ def stock(policy, asked: list[Question], settings: dict, agent: dict, out: Path,
         **how,
     )
     return with_clock(trainer)
+
+
+def narrow(config: GRPOConfig, rows: int) -> GRPOConfig:
+    """The same step in micro-batches of so many trajectories."""
+    config.per_device_train_batch_size = rows
+    config.gradient_accumulation_steps = config.steps_per_generation = config.generation_batch_size // rows
+    return config
 
 
 def row(question: Question) -> dict:

@@ -148,7 +148,7 @@ def test_the_real_command_answers_a_mistake_with_one_line_and_code_2(tmp_path):
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr == "Error: Unknown profile 'huge'; the known ones are: nano.\n"
+    assert done.stderr == "Error: Unknown profile 'huge'; the known ones are: consumer24, nano, paper, smol, t4.\n"
     assert not (tmp_path / "x").exists()
 
 

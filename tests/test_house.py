@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "agenticrec_lite"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = (
-    "errors profiles runs data recommenders tools policy agent rewards evaluation training report cli".split()
+    "errors profiles runs data recommenders tools policy plan agent rewards evaluation training report hub cli".split()
 )
 
 # Written as patterns, so that this file does not match itself.
@@ -107,7 +107,7 @@ def test_modules_and_functions_are_short(path: Path):
 
 def test_the_package_is_thin():
     total = sum(len(code_lines(path.read_text(encoding="utf-8"))) for path in MODULES)
-    assert total <= 5000, f"the package has {total} lines of code"
+    assert total <= 5500, f"the package has {total} lines of code"
 
 
 def test_code_lines_leaves_out_blanks_comments_and_docstrings():

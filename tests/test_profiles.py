@@ -3,7 +3,7 @@
 import pytest
 
 from agenticrec_lite.errors import UserError
-from agenticrec_lite.profiles import load_profile, parse_value, profile_names
+from agenticrec_lite.profiles import ADDED, completed, load_profile, parse_value, profile_names
 
 
 @pytest.fixture(autouse=True)
@@ -11,18 +11,92 @@ def full_budget(monkeypatch):
     monkeypatch.delenv("AGENTICREC_BUDGET", raising=False)
 
 
+@pytest.mark.parametrize("budget", ["", "short"])
 @pytest.mark.parametrize("name", profile_names())
-def test_every_profile_has_the_same_sections(name):
-    profile = load_profile(name)
-    assert set(profile) == {"policy", "agent", "rta", "ppr", "evaluation"}
-    assert profile["agent"]["max_calls"] == 10
+def test_every_profile_has_nanos_settings_of_nanos_types(name, budget, monkeypatch):
+    monkeypatch.setenv("AGENTICREC_BUDGET", budget)
+    profile, nano = load_profile(name), load_profile("nano")
+    assert set(profile) == {"policy", "warm_start", "agent", "rta", "ppr", "evaluation"}
+    for section, settings in nano.items():
+        assert {key: type(value) for key, value in profile[section].items()} == {
+            key: type(value) for key, value in settings.items()
+        }
+    assert budget or profile["agent"]["max_calls"] == 10
+    assert profile["warm_start"]["batch"] % profile["warm_start"]["micro_batch"] == 0
     for stage in ("rta", "ppr"):
-        assert isinstance(profile[stage]["learning_rate"], float)
         assert profile[stage]["tasks_per_step"] % profile[stage]["micro_groups"] == 0
 
 
+def test_the_profiles_are_those_that_the_readme_names():
+    assert profile_names() == ["consumer24", "nano", "paper", "smol", "t4"]
+    assert "warm_start" in load_profile("smol") and load_profile("smol")["warm_start"]["steps"]
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_every_profile_makes_the_trainers_arguments(name, tmp_path, monkeypatch):
+    """Down to trl's own checks: batches that groups divide, known losses, no two precisions."""
+    from agenticrec_lite.policy import DTYPES, quantization_config
+    from agenticrec_lite.training.grpo import grpo_config
+    from agenticrec_lite.training.warm_start import sft_config
+
+    profile = load_profile(name)
+    for stage in ("rta", "ppr"):
+        settings = profile[stage]
+        config = grpo_config(settings, profile["agent"], str(tmp_path), 0)
+        questions = config.per_device_train_batch_size * config.gradient_accumulation_steps / config.num_generations
+        assert questions == settings["tasks_per_step"] and config.num_generations == settings["group_size"]
+        assert config.max_completion_length == profile["agent"]["max_completion_tokens"]
+        assert config.temperature == settings["temperature"] and config.loss_type == "dr_grpo"
+    warm = sft_config(profile["warm_start"], profile["policy"]["dtype"], 0, str(tmp_path))
+    assert warm.per_device_train_batch_size * warm.gradient_accumulation_steps == profile["warm_start"]["batch"]
+    nf4 = quantization_config(profile["policy"]["quantize"], DTYPES[profile["policy"]["dtype"]])
+    assert (nf4 is None) == (name == "paper") and (nf4 is None or nf4.bnb_4bit_use_double_quant)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "dtype", "said"),
+    [
+        (False, "bfloat16", {"use_cpu": True, "bf16": False, "fp16": False}),
+        (True, "bfloat16", {"use_cpu": False, "bf16": True, "fp16": False}),
+        (True, "float16", {"use_cpu": False, "bf16": False, "fp16": True}),
+    ],
+)
+def test_precision_follows_the_policy_and_the_machine(gpu, dtype, said, monkeypatch):
+    import torch
+
+    from agenticrec_lite.policy import precision
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert precision(dtype) == {**said, "gradient_checkpointing": False}
+
+
+def test_a_configuration_of_an_earlier_version_is_completed_with_what_did_the_same():
+    import yaml
+
+    from agenticrec_lite.training.shipped import SHIPPED
+
+    old = yaml.safe_load((SHIPPED / "config.yaml").read_text())
+    new = {name: section for name, section in completed(old).items() if isinstance(section, dict)}
+    nano = load_profile("nano")
+    for section, added in ADDED.items():
+        assert {key: nano[section][key] for key in added} == added == {key: new[section][key] for key in added}
+    assert completed({"dataset": "x"}) == {"dataset": "x"} and old["policy"].keys() < new["policy"].keys()
+
+
+def test_chat_template_from_a_file_and_a_missing_one(tmp_path):
+    from agenticrec_lite.policy import load_policy
+
+    settings = load_profile("nano")["policy"]
+    (tmp_path / "plain.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    policy = load_policy(settings | {"chat_template": str(tmp_path / "plain.jinja")})
+    messages = [{"role": "user", "content": "x"}]
+    assert policy.tokenizer.apply_chat_template(messages, tokenize=False) == "x"
+    with pytest.raises(UserError, match="nowhere.jinja.*name a file, or own"):
+        load_policy(settings | {"chat_template": str(tmp_path / "nowhere.jinja")})
+
+
 def test_unknown_profile_names_the_known_ones():
-    with pytest.raises(UserError, match="'nanoo'.*: nano"):
+    with pytest.raises(UserError, match="'nanoo'.*: consumer24, nano"):
         load_profile("nanoo")
 
 

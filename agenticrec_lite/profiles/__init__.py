@@ -13,6 +13,12 @@ import yaml
 
 from agenticrec_lite.errors import UserError
 
+# Settings that came later, with the values at which everything is as it was before them.
+ADDED = {
+    "policy": {"revision": "main", "chat_template": "own", "attention": "sdpa", "gradient_checkpointing": False},
+    "warm_start": {"steps": 0, "batch": 8, "micro_batch": 8, "learning_rate": 1e-3, "warmup_steps": 4},
+}
+
 
 class _Loader(yaml.SafeLoader):
     """YAML 1.1 reads 3e-5 as a string, for want of a dot; a learning rate is a number here."""
@@ -74,6 +80,13 @@ def load_profile(name: str, **overrides: Any) -> dict[str, Any]:
         _lay_over(profile, short, name)
     _lay_over(profile, overrides, name)
     return profile
+
+
+def completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a run, which an earlier version may have written, with the settings that came later."""
+    if "policy" not in config:
+        return dict(config)
+    return {**config, **{section: {**added, **config.get(section, {})} for section, added in ADDED.items()}}
 
 
 def _lay_over(profile: dict[str, Any], changes: Mapping[str, Any], name: str, prefix: str = "") -> None:

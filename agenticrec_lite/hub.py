@@ -1,0 +1,144 @@
+"""A run's adapter for others: with a model card, in a folder that plain peft loads, and on the Hugging Face hub."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from agenticrec_lite.errors import UserError
+from agenticrec_lite.runs import read_config, read_result, replacing
+
+STAGES = ("ppr", "rta", "warm_start")  # the last one that a run has come to is what it leaves
+PUBLISHED = {"smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct", "nano": "data/nano"}
+CARD = """---
+library_name: peft
+base_model: {base}
+license: apache-2.0
+tags: [recommendation, tool-use, grpo, lora]
+---
+
+# {base} as a ranking agent, after {stage}
+
+A LoRA adapter trained by agenticrec_lite: the policy calls recommendation tools and ranks 20 candidates. It expects
+that project's prompts and tools; `agenticrec_lite.agent` has them.
+
+```python
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer
+model, tokenizer = AutoPeftModelForCausalLM.from_pretrained("{where}"), AutoTokenizer.from_pretrained("{base}")
+```
+
+## Data
+
+{dataset}, seed {seed}: tasks of 20 candidates, one of them the item that the user took next. Trained on the later part
+of the train split, with tools fitted on the earlier part; {n_test} test tasks. No row of the data is in this folder.
+
+## Recipe
+
+| setting | |
+|---|---|
+{recipe}
+
+## Metrics
+
+95 % intervals in brackets, users resampled.
+
+| | H@1 | N@10 | valid answers |
+|---|---|---|---|
+{metrics}
+
+## Deviations from the paper
+
+{deviations}
+"""
+
+
+def export(run: str | Path, out: str | Path, stage: str | None = None, where: str | None = None) -> Path:
+    """Write a run's adapter with its model card into a folder, whole or not at all.
+
+    Args:
+        run: A run folder.
+        out: The new folder.
+        stage: "ppr", "rta" or "warm_start"; by default the last that the run has come to.
+        where: The name by which the card loads it; by default `out`'s last part.
+
+    Raises:
+        UserError: The run has no adapter of that stage, or the folder cannot be written.
+    """
+    run, out = Path(run), Path(out)
+    config, result = read_config(run), read_result(run)
+    found = [name for name in STAGES if (run / "checkpoints" / name / "adapter_model.safetensors").exists()]
+    stage = stage or next(iter(found), STAGES[0])
+    if stage not in found:
+        raise UserError(f"{run} has no adapter of the stage {stage!r}; train it first, with agenticrec run.")
+    model = config["policy"]["id"]
+    base = PUBLISHED.get(model, model)
+    adapter = run / "checkpoints" / stage
+    described = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    with replacing(out) as folder:
+        folder.mkdir()
+        shutil.copy(adapter / "adapter_model.safetensors", folder)
+        text = json.dumps(described | {"base_model_name_or_path": base}, indent=2)
+        (folder / "adapter_config.json").write_text(text, encoding="utf-8")
+        card = model_card(config, result, stage, base, where or out.name)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+    return out
+
+
+def model_card(config: Mapping, result: Mapping, stage: str, base: str, where: str) -> str:
+    """What the adapter is, how it was made, what it can do, and what of that is not the paper's."""
+    chosen = {"policy": config["policy"]} | {name: config[name] for name in reversed(STAGES) if name in config}
+    recipe = [f"| {name}.{key} | {value} |" for name, section in chosen.items() for key, value in section.items()]
+    metrics = [
+        f"| {name} | {_interval(figures, 'H@1')} | {_interval(figures, 'N@10')} | {figures['valid']:.3f} |"
+        for name, figures in result.get("metrics", {}).items()
+    ]
+    return CARD.format(
+        base=base, stage=stage, where=where, dataset=config["dataset"], seed=config["seed"],
+        n_test=result.get("n_test", "no"), recipe="\n".join(recipe),
+        metrics="\n".join(metrics or ["| not measured | | | |"]),
+        deviations="\n".join(f"- {text}" for text in deviations(config)),
+    )  # fmt: skip
+
+
+def deviations(config: Mapping) -> list[str]:
+    """Where a run departs from the paper (arXiv 2603.21613), in sentences."""
+    policy, warm = config["policy"], config["warm_start"]["steps"]
+    found = [
+        (policy["id"] != "Qwen/Qwen3-4B-Instruct-2507", "Another model; the paper's is Qwen3-4B-Instruct-2507."),
+        (not config["dataset"].startswith("amazon"), "Other data than the paper's, which is Amazon Reviews 2023."),
+        (True, "Only a LoRA adapter is trained; the paper mentions none."),
+        (policy["quantize"] == "nf4", "The base is quantised to NF4."),
+        (warm, f"{warm} supervised steps on scripted trajectories come first: the model does not speak the protocol."),
+        (config["ppr"]["rehearse"], "In PPR, each pair's ranking task stays among the questions."),
+    ]
+    return [text for holds, text in found if holds]
+
+
+def push(run: str | Path, repo: str, public: bool = False) -> str:
+    """Put a run's adapter and its card on the Hugging Face hub, for which one has to be logged in; its address.
+
+    Raises:
+        UserError: The run has no adapter, or the hub does not take it.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = export(run, Path(scratch) / "adapter", where=repo)
+        api = HfApi()
+        try:
+            address = api.create_repo(repo, private=not public, exist_ok=True)
+            api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Adapter and card")
+        except (OSError, HfHubHTTPError, HFValidationError) as error:
+            told = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(
+                f"The hub does not take {repo} ({told}); log in with hf auth login, or check the name."
+            ) from None
+    return str(address)
+
+
+def _interval(figures: Mapping, name: str) -> str:
+    low, high = figures["ci95"][name]
+    return f"{figures[name]:.3f} [{low:.3f}, {high:.3f}]"

@@ -1,0 +1,108 @@
+"""The warm start: what it is taught from, that only the policy's own tokens are learnt, and what it leaves."""
+
+from collections import Counter
+from functools import cached_property
+
+import numpy as np
+import pytest
+import torch
+
+from agenticrec_lite.agent.prompts import ChatFormat
+from agenticrec_lite.policy import load_policy
+from agenticrec_lite.profiles import load_profile
+from agenticrec_lite.runs import open_run, read_metrics
+from agenticrec_lite.training.nano.worlds import random_world
+from agenticrec_lite.training.scoring import pad, predictor_states, token_logprobs
+from agenticrec_lite.training.warm_start import as_row, demonstrations, warm_start
+
+
+class WorldsForTasks:
+    """A toolbox whose tasks are seeds of generated worlds: there is no positive that a teacher could look at."""
+
+    def contexts(self, tasks):
+        return [random_world(np.random.default_rng(task), 3, 3) for task in tasks]
+
+
+class Stub:
+    """What the stage needs of an experiment, on nano."""
+
+    seed, training, early_toolbox = 0, list(range(40)), WorldsForTasks()
+
+    def __init__(self, profile, run):
+        self.profile, self.run = profile, run
+
+    def adapter(self, stage):
+        return self.run.checkpoints / stage
+
+    @cached_property
+    def policy(self):
+        torch.manual_seed(0)
+        return load_policy(self.profile["policy"])
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    profile = load_profile("nano", warm_start={"steps": 2, "batch": 4, "micro_batch": 2})
+    with open_run(tmp_path / "run", profile) as run:
+        yield Stub(profile, run)
+
+
+@pytest.fixture
+def chat(experiment):
+    return ChatFormat.of(experiment.policy.tokenizer, True)
+
+
+def test_demonstrations_call_a_mix_of_tools_and_answer_by_what_they_saw(experiment, chat):
+    experiment.profile["warm_start"] |= {"steps": 10, "batch": 4}
+    played = demonstrations(experiment, chat)
+    assert len(played) == 40 and all(t.outcome == "answered" and 1 <= t.n_calls <= 3 for t in played)
+    assert len(Counter(step.tool for t in played for step in t.steps if step.kind == "call")) == 7
+    following = [t for t in played if any("I follow" in step.text for step in t.steps if step.kind == "think")]
+    assert 0 < len(following) < 40
+    assert [t.completion_ids for t in demonstrations(experiment, chat)] == [t.completion_ids for t in played]
+
+
+def test_only_what_the_policy_wrote_is_learnt(experiment, chat):
+    for trajectory in demonstrations(experiment, chat):
+        row = as_row(trajectory)
+        learnt = [label for label in row["labels"] if label != -100]
+        ends = chat.tokenizer.decode(learnt).split(chat.tokenizer.eos_token)
+        assert len(ends) == trajectory.n_calls + 2 and not ends[-1]  # every turn with its end, and nothing else
+        assert all(turn.startswith("<think>") and "observation" not in turn for turn in ends[:-1])
+        assert all(label in (-100, token) for token, label in zip(row["input_ids"], row["labels"], strict=True))
+
+
+def test_the_stage_moves_the_adapter_saves_it_and_is_not_run_again(experiment, chat):
+    rows = demonstrations(experiment, chat)
+    warm_start(experiment)
+    assert "policy" not in vars(experiment)  # the next stage loads what was saved
+    policy = load_policy(experiment.profile["policy"], experiment.adapter("warm_start"))
+    after = {n: p for n, p in policy.model.named_parameters() if p.requires_grad}
+    assert all(p.abs().sum() > 0 for n, p in after.items() if "lora_B" in n)
+    exact = [p for n, p in after.items() if "lora_B" in n and not torch.equal(p, p.bfloat16().float())]
+    assert exact  # trained in fp32, not in the bf16 that trl makes of it
+    table = read_metrics(experiment.run.folder)
+    assert table["step"].tolist() == [1, 2] and (table["stage"] == "warm_start").all()
+    assert experiment.run.done("warm_start") and len(rows) == 8
+    warm_start(experiment)
+    assert "policy" not in vars(experiment)  # it was not even loaded
+
+
+def test_trls_loss_is_the_one_that_rollouts_are_scored_with(experiment, chat):
+    """SFT and RL see identical strings: the first step's cross-entropy, computed with the RL stages' own code."""
+    experiment.profile["warm_start"] |= {"steps": 1, "batch": 4, "micro_batch": 4}
+    rows = demonstrations(experiment, chat)
+    prompts, prompt_mask = pad([t.prompt_ids for t in rows], 0, left=True)
+    ids, mask = pad([t.completion_ids for t in rows], 0)
+    actions = pad([t.action_mask for t in rows], 0)[0].bool()
+    with torch.no_grad():
+        states = predictor_states(experiment.policy.model, prompts, prompt_mask, ids, mask, torch.arange(4))
+        expected = -token_logprobs(experiment.policy.model, states[actions], ids[actions])[0].mean()
+    warm_start(experiment)
+    assert read_metrics(experiment.run.folder)["action_ce"][0] == pytest.approx(float(expected), rel=1e-3)
+
+
+def test_a_profile_without_a_warm_start_leaves_nothing(experiment):
+    experiment.profile["warm_start"]["steps"] = 0
+    warm_start(experiment)
+    assert not experiment.run.done("warm_start") and not experiment.adapter("warm_start").exists()
