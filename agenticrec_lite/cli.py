@@ -28,7 +28,7 @@ class _InOneSentence(TyperGroup):
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             typer.echo(
-                "\nInterrupted; the same command goes on, a run after its last finished stage.", err=True
+                "\nInterrupted; the same command goes on, a run from its last checkpoint.", err=True
             )
             raise typer.Exit(130) from None
 

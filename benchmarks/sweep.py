@@ -6,6 +6,7 @@ Every rollout writes the same scripted turns, so that one number changes at a ti
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -20,11 +21,11 @@ from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.training.nano.worlds import random_world
 from benchmarks.workload import action_logprobs, load, pin_threads
 
-BASE = {"group size": 8, "tool calls": 2, "longest title, words": 3, "candidates": 20}
+BASE = {"group size": 8, "tool calls": 2, "history, items": 10, "candidates": 20}
 VARIED = {
     "group size": (1, 2, 4, 8, 16),
     "tool calls": (0, 1, 2, 4, 7),
-    "longest title, words": (1, 3, 6, 12),
+    "history, items": (10, 20, 40, 80),
     "candidates": (20, 50, 100, 200),
 }
 TASKS = 4
@@ -43,7 +44,9 @@ class Forced(engine._Batch):
 def play(policy, chat: ChatFormat, setting: dict) -> tuple[float, list[Trajectory]]:
     """Seconds of the rollouts, and the trajectories."""
     rng = np.random.default_rng(0)
-    world = random_world(rng, longest=setting["longest title, words"], candidates=setting["candidates"])
+    world = random_world(rng, longest=3, candidates=setting["candidates"])
+    history = [world.history[i % len(world.history)] for i in range(setting["history, items"])]
+    world = replace(world, history=history, ratings=[float("nan")] * len(history))
     call = write_call("get_similar_items", {"item_title": "1"}, "I ask get_similar_items.")
     turns = [call] * setting["tool calls"] + [write_answer(list(range(1, 11)), "I follow similarity to 1.")]
     Forced.script = [token for turn in turns for token in chat.turn_ids(turn)]
@@ -88,10 +91,11 @@ def draw(found: dict, path: Path) -> None:
     for panel, (name, rows) in zip(panels, found.items(), strict=True):
         for part, style in (("rollout", "o-"), ("update", "s--")):
             cost = [1000 * row[part] / row["trajectories"] for row in rows.values()]
-            panel.plot(list(rows), cost, style, color="black", label=part, markerfacecolor="white")
-        panel.set(xlabel=name, ylim=(0, None))
+            where = [row["prompt_tokens"] for row in rows.values()] if name.startswith("history") else list(rows)
+            panel.plot(where, cost, style, color="black", label=part, markerfacecolor="white")
+        panel.set_xlabel("prompt, tokens" if name.startswith("history") else name)
         panel.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("ms a trajectory")
+    panels[0].set(ylabel="ms a trajectory", yscale="log")
     panels[0].legend(frameon=False)
     figure.savefig(path, dpi=150)
 
