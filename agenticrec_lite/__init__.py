@@ -1,7 +1,12 @@
 """A small reproduction of AgenticRec (arXiv 2603.21613): a tool-using ranking agent trained by RL.
 
 The rooms, each importing only from those before it: errors, profiles, runs, data, recommenders, tools,
-policy, agent, rewards, evaluation, training, report, cli. Importing the package itself loads none of them.
+policy, plan, agent, rewards, evaluation, training, report, hub, cli. Importing the package itself loads none of them.
 """
+
+import logging
+
+# On some CPUs it asks for a package of faster kernels, which `policy.keep_training_layout` would not let it use.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 __version__ = "0.1.0"

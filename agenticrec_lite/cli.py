@@ -57,9 +57,9 @@ def fetch(
 @app.command()
 def run(
     out: Annotated[Path, typer.Option(help="The run folder, e.g. runs/x; an unfinished run goes on.")],
-    dataset: Annotated[str, typer.Option(
-            help="ml-100k, toystore, amazon-2023/CDs (Instruments, Office, Games), or a folder with your own files."
-        )] = "ml-100k",
+    dataset: Annotated[
+        str, typer.Option(help="ml-100k, toystore, amazon-2023/CDs (Instruments, Office, Games), or a folder of yours.")
+    ] = "ml-100k",
     profile: Annotated[str, typer.Option(help="The profile: policy, sizes, steps.")] = "nano",
     seed: Annotated[int, typer.Option(min=0, help="Decides tasks, rollouts and initial weights.")] = 0,
     settings: Annotated[
@@ -69,11 +69,9 @@ def run(
 ) -> None:
     """Go the whole way: fetch, fit the tools, roll out, train (RTA, then PPR), evaluate."""
     overrides = dict(_setting(text) for text in settings or [])
-    resolved = load_profile(profile, **overrides)  # a wrong name is told before torch takes seconds to import
-    from agenticrec_lite.plan import check_hardware
+    load_profile(profile, **overrides)  # a wrong name is told before torch takes seconds to import
     from agenticrec_lite.training.pipeline import run_experiment
 
-    check_hardware(profile, resolved)
     run_experiment(dataset, profile, seed, out, overrides)
     typer.echo(result_table(runs.read_result(out)))
 

@@ -6,3 +6,8 @@ class UserError(Exception):
 
     The command line prints the sentence and exits with code 2; a notebook shows it as the error's text.
     """
+
+
+def first_line(error: Exception) -> str:
+    """What a library's error says, for use within a sentence: its first line, or its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from agenticrec_lite.errors import UserError
+from agenticrec_lite.errors import UserError, first_line
 from agenticrec_lite.runs import read_config, read_result, replacing
 
 STAGES = ("ppr", "rta", "warm_start")  # the last one that a run has come to is what it leaves
@@ -132,9 +132,8 @@ def push(run: str | Path, repo: str, public: bool = False) -> str:
             address = api.create_repo(repo, private=not public, exist_ok=True)
             api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Adapter and card")
         except (OSError, HfHubHTTPError, HFValidationError) as error:
-            told = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(
-                f"The hub does not take {repo} ({told}); log in with hf auth login, or check the name."
+                f"The hub does not take {repo} ({first_line(error)}); log in with hf auth login, or check the name."
             ) from None
     return str(address)
 

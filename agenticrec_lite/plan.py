@@ -40,8 +40,9 @@ CPU_ENOUGH = 5e8  # parameters that a CPU may still train
 class Pace:
     """The throughput model: what a trajectory is like, and tokens a second.
 
-    nano and smol were measured on two cores. For the GPUs it is a third of the peak arithmetic, at six operations a
-    parameter and token, and a decoding step of one millisecond a layer; nothing of it was measured.
+    nano's was measured on one core; smol's is extrapolated from one core that was not alone. For the GPUs it is a
+    third of the peak arithmetic, at six operations a parameter and token, and a decoding step of one millisecond a
+    layer; nothing of it was measured.
 
     Attributes:
         completion, written: Tokens of a trajectory after its prompt, and those of them that the policy writes.

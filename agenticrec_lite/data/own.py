@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from agenticrec_lite.data.log import LATEST_SECOND, InteractionLog, make_log
-from agenticrec_lite.errors import UserError
+from agenticrec_lite.errors import UserError, first_line
 
 SHORT_NAMES = {"user": "user_id", "item": "item_id", "parent_asin": "item_id"}
 TABLES = (".csv", ".csv.gz", ".parquet")
@@ -103,7 +103,7 @@ def _table(path: Path) -> pd.DataFrame:
             return pd.read_parquet(path)
         return pd.read_csv(path, dtype=str, encoding="utf-8-sig", skip_blank_lines=True)
     except (OSError, ValueError, EOFError) as error:  # pandas' and pyarrow's own errors are ValueErrors
-        raise UserError(f"{path} cannot be read ({str(error).splitlines()[0]}); mend it.") from None
+        raise UserError(f"{path} cannot be read ({first_line(error)}); mend it.") from None
 
 
 def _seconds(column: pd.Series, name: str) -> pd.Series:

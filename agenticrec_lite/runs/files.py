@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from safetensors import SafetensorError
 
-from agenticrec_lite.errors import UserError
+from agenticrec_lite.errors import UserError, first_line
 
 MEND = {
     "config.yaml": "put back a copy of it, or choose another folder",
@@ -70,7 +70,7 @@ def reading(path: Path, place: str = "") -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, csv.Error, yaml.YAMLError) as error:  # JSON's and Unicode's are ValueErrors
-        raise UserError(f"{path} is damaged{place}: {MEND[path.name]} ({str(error).partition(chr(10))[0]}).") from None
+        raise UserError(f"{path} is damaged{place}: {MEND[path.name]} ({first_line(error)}).") from None
 
 
 def plain(value: Any) -> Any:

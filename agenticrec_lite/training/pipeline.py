@@ -9,18 +9,17 @@ import torch
 
 from agenticrec_lite.agent.rollout import Sampling
 from agenticrec_lite.agent.trajectory import Trajectory
-from agenticrec_lite.data import is_own, load_dataset, toystore
+from agenticrec_lite.data import is_own, load_dataset
 from agenticrec_lite.data.log import InteractionLog
 from agenticrec_lite.data.split import Split, temporal_split
 from agenticrec_lite.data.tasks import RankingTask, build_tasks
 from agenticrec_lite.evaluation import evaluate
-from agenticrec_lite.evaluation.bayes import bayes_ranks, oracle_ranks
 from agenticrec_lite.evaluation.metrics import summarize
 from agenticrec_lite.plan import check_hardware
-from agenticrec_lite.policy import Policy, load_policy
+from agenticrec_lite.policy import Policy, load_policy, save_adapter
 from agenticrec_lite.profiles import load_profile
 from agenticrec_lite.rewards import listwise_reward, refinement_reward
-from agenticrec_lite.runs import Run, open_run, read_trajectories, replacing
+from agenticrec_lite.runs import Run, open_run, read_trajectories
 from agenticrec_lite.tools import TaskContext
 from agenticrec_lite.tools.toolbox import Toolbox
 from agenticrec_lite.training.checkpoint import Checkpoints, check_adapter, check_resumed
@@ -142,7 +141,9 @@ def evaluate_baselines(experiment: Experiment) -> dict:
             for name in BASELINES:
                 ranks[name] = evaluate.baseline_ranks(getattr(toolbox, name), test)
             ranks["ceiling"] = evaluate.ceiling_ranks(toolbox, validation, test, experiment.test_contexts)
-            if experiment.log.name == toystore.NAME:
+            if experiment.log.name == "toystore":
+                from agenticrec_lite.evaluation.bayes import bayes_ranks, oracle_ranks  # and DuckDB, where it is needed
+
                 ranks |= {"bayes": bayes_ranks(test, experiment.log), "oracle": oracle_ranks(test, experiment.log)}
         run.mark("baselines", {name: values.tolist() for name, values in ranks.items()})
     for name, values in run.payload("baselines").items():
@@ -238,11 +239,7 @@ def train(experiment: Experiment, stage: str, questions: list[Question], reward,
     )  # fmt: skip
     with run.timer(stage), trainer.bar:
         trainer.train()
-    for config in experiment.policy.model.peft_config.values():
-        if isinstance(config.target_modules, set):  # its order differs from process to process
-            config.target_modules = sorted(config.target_modules)
-    with replacing(experiment.adapter(stage)) as folder:
-        experiment.policy.model.save_pretrained(folder, save_embedding_layers=False)
+    save_adapter(experiment.policy.model, experiment.adapter(stage))
     run.mark(stage)
     checkpoints.clear()
 

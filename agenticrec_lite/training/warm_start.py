@@ -17,8 +17,8 @@ from trl import SFTConfig, SFTTrainer
 
 from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.trajectory import Trajectory
-from agenticrec_lite.policy import fp32_adapter, precision
-from agenticrec_lite.runs import Run, replacing
+from agenticrec_lite.policy import fp32_adapter, precision, save_adapter
+from agenticrec_lite.runs import Run
 from agenticrec_lite.training.nano.teacher import play, scripted_ranking
 
 if TYPE_CHECKING:
@@ -53,8 +53,7 @@ def warm_start(experiment: "Experiment") -> None:
     with run.timer("warm_start"), tqdm(total=settings["steps"], desc="warm start", unit="step") as bar:
         trainer.add_callback(_Log(run, bar))
         trainer.train()
-    with replacing(experiment.adapter("warm_start")) as folder:
-        policy.model.save_pretrained(folder, save_embedding_layers=False)  # else peft looks for them on the hub
+    save_adapter(policy.model, experiment.adapter("warm_start"))
     run.mark("warm_start")
     vars(experiment).pop("policy")  # the trainer has changed how its model computes a loss
 
