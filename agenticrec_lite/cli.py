@@ -73,7 +73,8 @@ def run(
     from agenticrec_lite.training.pipeline import run_experiment
 
     run_experiment(dataset, profile, seed, out, overrides)
-    typer.echo(result_table(runs.read_result(out)))
+    if runs.processes.is_main():
+        typer.echo(result_table(runs.read_result(out)))
 
 
 @app.command()

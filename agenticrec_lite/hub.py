@@ -11,47 +11,7 @@ from agenticrec_lite.runs import read_config, read_result, replacing
 
 STAGES = ("ppr", "rta", "warm_start")  # the last one that a run has come to is what it leaves
 PUBLISHED = {"smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct", "nano": "data/nano"}
-CARD = """---
-library_name: peft
-base_model: {base}
-license: apache-2.0
-tags: [recommendation, tool-use, grpo, lora]
----
-
-# {base} as a ranking agent, after {stage}
-
-A LoRA adapter trained by agenticrec_lite: the policy calls recommendation tools and ranks 20 candidates. It expects
-that project's prompts and tools; `agenticrec_lite.agent` has them.
-
-```python
-from peft import AutoPeftModelForCausalLM
-from transformers import AutoTokenizer
-model, tokenizer = AutoPeftModelForCausalLM.from_pretrained("{where}"), AutoTokenizer.from_pretrained("{base}")
-```
-
-## Data
-
-{dataset}, seed {seed}: tasks of 20 candidates, one of them the item that the user took next. Trained on the later part
-of the train split, with tools fitted on the earlier part; {n_test} test tasks. No row of the data is in this folder.
-
-## Recipe
-
-| setting | |
-|---|---|
-{recipe}
-
-## Metrics
-
-95 % intervals in brackets, users resampled.
-
-| | H@1 | N@10 | valid answers |
-|---|---|---|---|
-{metrics}
-
-## Deviations from the paper
-
-{deviations}
-"""
+CARD = Path(__file__).with_name("hub_card.md").read_text(encoding="utf-8")
 
 
 def export(run: str | Path, out: str | Path, stage: str | None = None, where: str | None = None) -> Path:

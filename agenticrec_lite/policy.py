@@ -65,11 +65,12 @@ def load_policy(settings: dict, adapter: str | Path | None = None, trainable: bo
     source = carried[settings["id"]]() if settings["id"] in carried else settings["id"]
     quantization = quantization_config(settings["quantize"], DTYPES[settings["dtype"]])
     safe = {"trust_remote_code": False, "revision": settings["revision"]}  # code beside the weights could do anything
+    place = {"device_map": {"": torch.cuda.current_device()}} if torch.cuda.is_available() else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **safe)
         model = AutoModelForCausalLM.from_pretrained(
             source, dtype=DTYPES[settings["dtype"]], quantization_config=quantization,
-            attn_implementation=settings["attention"], use_safetensors=True, **safe,
+            attn_implementation=settings["attention"], use_safetensors=True, **safe, **place,
         )  # fmt: skip
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"The model {settings['id']!r} cannot be loaded: {first_line(error)}") from error
@@ -162,26 +163,28 @@ def checkpoint_layers(model: PreTrainedModel) -> None:
 
 
 def _checkpointed(layer, forward, hidden, *args, past_key_values=None, **rest):
-    """The layer's output. A cache that is empty is filled; one that is not is read, and left as it is."""
+    """The layer's output. The cache takes its keys and values, unless it says that nobody will ask for them."""
     cache, place = past_key_values, layer.self_attn.layer_idx
     if not (layer.training and torch.is_grad_enabled()):
         return forward(hidden, *args, past_key_values=cache, **rest)
     if cache is None:
         return checkpoint(forward, hidden, *args, **rest, use_reentrant=False)
-    if filled := len(cache.layers) > place and cache.get_seq_length(place) > 0:
-        shared = (cache.layers[place].keys, cache.layers[place].values)
-    else:
-        shared = ()
+    filled = len(cache.layers) > place and cache.get_seq_length(place) > 0
+    shared = (cache.layers[place].keys, cache.layers[place].values) if filled else ()
+    grows = not filled or getattr(cache, "grows", True)
 
     def run(hidden, *shared):
         one = _OneLayer(*shared)
         out = forward(hidden, *args, past_key_values=one, **rest)
-        return out if filled else (out, one.keys, one.values)
+        return (out, one.keys, one.values) if grows else out
 
     result = checkpoint(run, hidden, *shared, use_reentrant=False)
-    if filled:
+    if not grows:
         return result
-    cache.update(*result[1:], place)
+    if filled:
+        cache.layers[place].keys, cache.layers[place].values = result[1:]
+    else:
+        cache.update(*result[1:], place)
     return result[0]
 
 

@@ -1,7 +1,7 @@
 """One measurement in a process of its own: `python -m benchmarks.arm ARM MODE MODEL FOLDER OUT`.
 
 ARM is "stock" or "ours". MODE is
-    live     whole training steps, greedy rollouts: seconds of rollouts and of updates
+    rollout  greedy rollouts of training steps: seconds
     update   updates only, on the trajectories in FOLDER/replay.json: peak memory and the gradient
     narrow   (ours) the same in stock's micro-batches, so that the memory of both can be compared
     exact    (ours) the same gradient, and the log-probabilities taken down while sampling, in float64, each trajectory
@@ -21,8 +21,10 @@ from safetensors.torch import save_file
 
 from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.rollout import Group, Sampling, rollout
+from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.rewards import group_advantages
 from agenticrec_lite.training import grpo
+from agenticrec_lite.training.scoring import shared_turns, split_turns
 from benchmarks import arms
 from benchmarks.workload import (
     GROUP,
@@ -46,21 +48,20 @@ def main(arm: str, mode: str, model: str, folder: str, out: str) -> None:
     pin_threads()
     policy = load(model)
     with tempfile.TemporaryDirectory() as scratch:
-        modes = {"live": live, "update": update, "narrow": narrow, "exact": exact, "greedy": greedy, "flat": flat}
-        result = modes[mode](
-            arm, model, policy, Path(folder), Path(scratch), Path(out)
-        )
+        modes = {"rollout": rollouts} | {f.__name__: f for f in (update, narrow, exact, greedy, flat)}
+        result = modes[mode](arm, model, policy, Path(folder), Path(scratch), Path(out))
     Path(out).write_text(json.dumps(result))
 
 
-def live(arm, model, policy, folder, scratch, out) -> dict:
-    """Whole steps, as training does them."""
+def rollouts(arm, model, policy, folder, scratch, out) -> dict:
+    """The rollouts of whole steps, as training does them."""
     size = SIZES[model]
     chat = ChatFormat.of(policy.tokenizer, brief=True)
     asked = questions(worlds(chat, size.steps * size.tasks, size.prompt, seed=1))
     trainer = getattr(arms, arm)(policy, asked, settings(size), agent(), scratch)
+    trainer.rollouts_only = True
     trainer.train()
-    return {"rollout": trainer.clock.rollout, "update": trainer.clock.update}
+    return {"rollout": trainer.clock.rollout}
 
 
 def update(arm, model, policy, folder, scratch, out) -> dict:
@@ -159,7 +160,21 @@ def record_replay(model: str, folder: Path) -> dict:
         "prompt_tokens": sum(len(t.prompt_ids) for t in played) / len(played),
         "completion_tokens": sum(len(t.completion_ids) for t in played) / len(played),
         "action_tokens": sum(sum(t.action_mask) for t in played) / len(played),
+        "distinct": distinct_share(played),
     }
+
+
+def distinct_share(played: list[Trajectory]) -> float:
+    """Share of all completion tokens that are left when what trajectories of a group share is counted once."""
+    left, groups = 0, {t.group for t in played}
+    for group in groups:
+        turns = {i: split_turns(t.completion_ids, t.action_mask) for i, t in enumerate(played) if t.group == group}
+        waiting = shared_turns(turns)
+        while waiting:
+            stretch = waiting.pop()
+            left += len(stretch.ids)
+            waiting += stretch.next
+    return left / sum(len(t.completion_ids) for t in played)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The two arms: stock trl (`environment_factory`) and this package, on the same questions, with a clock in each.
 
-Both decode greedily, so that both do the same work token by token; both get the same drawn rewards, so that every
-trajectory has an advantage and is trained on (the package would skip the others).
+Rollouts are greedy, so that both do the same work token by token; updates are on given sampled trajectories, since
+greedy copies are all alike, which stock would not notice and the package would. Both get the same drawn rewards, so
+that every trajectory has an advantage and is trained on (the package would skip the others).
 """
 
 import inspect
@@ -21,7 +22,8 @@ from agenticrec_lite.agent.rollout import Sampling
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.tools import TOOLS, TaskContext, call_tool
 from agenticrec_lite.tools.registry import parameters
-from agenticrec_lite.training.grpo import ListwiseGRPOTrainer, Question, as_batch, grpo_config
+from agenticrec_lite.training.arguments import grpo_config
+from agenticrec_lite.training.grpo import ListwiseGRPOTrainer, Question, as_batch
 
 
 class Clock(TrainerCallback):
@@ -44,9 +46,15 @@ class Clock(TrainerCallback):
 
 
 class Timed:
-    """Laid over a trainer: tells its clock what the rollouts took."""
+    """Laid over a trainer: tells its clock what the rollouts took; with `rollouts_only` nothing is learnt from them."""
 
     clock: Clock
+    rollouts_only = False
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        if self.rollouts_only:
+            return 0.0 * sum(p.sum() for p in model.parameters() if p.requires_grad)
+        return super().compute_loss(model, inputs, *args, **kwargs)
 
     def _generate_and_score_completions(self, inputs):
         start = time.perf_counter()

@@ -46,17 +46,16 @@ def compare(model: str, folder: Path, repeats: int) -> dict:
     work = record_replay(model, folder)
     if model != "nano":
         assert work["calls"] >= 2, f"the warm-started policy makes only {work['calls']:.1f} calls"
-    runs = {"live": {"stock": [], "ours": []}, "update": {"stock": [], "ours": []}}
-    for mode in runs:
+    runs = {mode: {"stock": [], "ours": []} for mode in ("rollout", "update")}
+    for mode, of_arm in runs.items():
         for _ in range(repeats):
-            for arm in ("stock", "ours"):
-                runs[mode][arm].append(measure(arm, mode, model, folder, folder / f"{mode}-{arm}.json"))
+            for arm in of_arm:
+                of_arm[arm].append(measure(arm, mode, model, folder, folder / f"{mode}-{arm}.json"))
     stock, ours = (
-        {k: [s for run in runs["live"][arm] for s in run[k]] for k in ("rollout", "update")}
-        for arm in ("stock", "ours")
+        {mode: [s for run in runs[mode][arm] for s in run[mode]] for mode in runs} for arm in ("stock", "ours")
     )
     for side in (stock, ours):
-        side["step"] = [a + b for a, b in zip(side["rollout"], side["update"], strict=True)]
+        side["step"] = [statistics.median(side["rollout"]) + s for s in side["update"]]
     memory = {
         arm: statistics.median(run["above_loaded_mb"] for run in runs["update"][arm]) for arm in ("stock", "ours")
     }

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from agenticrec_lite.agent.cache import SlotCache
 from agenticrec_lite.policy import base_model
-from benchmarks.workload import action_logprobs, load, pin_threads, read_replay
+from benchmarks.workload import load, pin_threads, played_logprobs, read_replay
 
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::linear", "scaled_dot_product")
 ROWS, PROMPT, DECODED = 16, 512, 16  # of the decode measurement
@@ -107,7 +107,7 @@ def main(model: str, folder: str, out: str, dtype: str = "float32") -> None:
         "read_gb_per_s": read_rate() / 1e9,
         "prefill": measured(prefill(policy.model), limits[2 * PROMPT]),
         "decode": measured(decode(policy.model), limits[ROWS]),
-        "update": measured(lambda: action_logprobs(policy.model, group).sum().backward(), limits[completion_rows]),
+        "update": measured(lambda: played_logprobs(policy.model, group).sum().backward(), limits[completion_rows]),
     }
     read = weights * DECODED / result["decode"]["seconds"] / 1e9
     result["decode"]["share_of_bandwidth"] = read / result["read_gb_per_s"]

@@ -19,7 +19,7 @@ from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.protocol import write_answer, write_call
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.training.nano.worlds import random_world
-from benchmarks.workload import action_logprobs, load, pin_threads
+from benchmarks.workload import load, pin_threads, played_logprobs
 
 BASE = {"group size": 8, "tool calls": 2, "history, items": 10, "candidates": 20}
 VARIED = {
@@ -64,7 +64,7 @@ def play(policy, chat: ChatFormat, setting: dict) -> tuple[float, list[Trajector
 def update(policy, played: list[Trajectory]) -> float:
     """Seconds of one forward and backward over all of them."""
     start = time.perf_counter()
-    action_logprobs(policy.model, played).sum().backward()
+    played_logprobs(policy.model, played).sum().backward()
     return time.perf_counter() - start
 
 

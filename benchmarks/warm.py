@@ -11,7 +11,7 @@ from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.policy import add_adapter, save_adapter, smollm2_folder
 from agenticrec_lite.training.nano.teacher import ORDERING, play, scripted_ranking
-from benchmarks.workload import LORA, SIZES, WARM_ADAPTER, action_logprobs, with_template, worlds
+from benchmarks.workload import LORA, SIZES, WARM_ADAPTER, played_logprobs, with_template, worlds
 
 STEPS, WORLDS, EPISODES, RATE, CALLS = 30, 2, 4, 1e-3, 2
 
@@ -33,7 +33,7 @@ def warm_start(model, tokenizer):
     bar = tqdm(range(STEPS), desc="warm start", unit="step")
     for step in bar:
         contexts = worlds(chat, WORLDS, SIZES["smollm2-135m"].prompt, seed=1000 + step)
-        loss = -action_logprobs(model, _scripted(chat, contexts, rng)).mean()
+        loss = -played_logprobs(model, _scripted(chat, contexts, rng)).mean()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -17,7 +17,7 @@ from agenticrec_lite.tools import Evidence, TaskContext
 from agenticrec_lite.tools.context import ToolError
 from agenticrec_lite.training.grpo import Question
 from agenticrec_lite.training.nano.worlds import random_world
-from agenticrec_lite.training.scoring import pad, predictor_states, token_logprobs
+from agenticrec_lite.training.scoring import action_logprobs, pad
 
 MAX_TURN, MAX_COMPLETION, MAX_CALLS, GROUP = 160, 1400, 4, 8
 LORA = {"r": 16, "alpha": 32, "targets": "all-linear"}
@@ -107,15 +107,14 @@ def worlds(chat: ChatFormat, n: int, prompt: tuple[int, int], seed: int, broken:
     return found
 
 
-def action_logprobs(model, played: list[Trajectory]) -> torch.Tensor:
+def played_logprobs(model, played: list[Trajectory]) -> torch.Tensor:
     """Log-probabilities of all action tokens, scored as the trainer does; rollouts of a group stand together."""
     group_of = torch.tensor([t.group for t in played]).unique_consecutive(return_inverse=True)[1]
     first = [i for i, t in enumerate(played) if i == 0 or t.group != played[i - 1].group]
     prompts, prompt_mask = pad([played[i].prompt_ids for i in first], 0, left=True)
     ids, mask = pad([t.completion_ids for t in played], 0)
     actions = pad([t.action_mask for t in played], 0)[0].bool()
-    states = predictor_states(model, prompts, prompt_mask, ids, mask, group_of)
-    return token_logprobs(model, states[actions], ids[actions])[0]
+    return action_logprobs(model, prompts, prompt_mask, ids, mask, actions, group_of)[0]
 
 
 def read_replay(folder: Path) -> list[Trajectory]:

@@ -317,13 +317,6 @@ def short_sasrec(tmp_path, monkeypatch):
     SASRec().fit(pd.DataFrame({"user": [0], "item": [0], "timestamp": [0]}), 1, 0)
 
 
-def damaged_sasrec(tmp_path, monkeypatch):
-    from agenticrec_lite.recommenders import SASRec
-
-    (tmp_path / "sasrec.safetensors").write_bytes(b"cut")
-    SASRec.load(tmp_path / "sasrec.safetensors")
-
-
 def no_curve(tmp_path, monkeypatch):
     from agenticrec_lite.evaluation.figures import reward_curve
 
@@ -435,7 +428,6 @@ CASES: list[tuple[str, Callable, tuple[str, ...] | None]] = [
     ("... must be ...; it has ...", files(own_a__csv=LOG), (*RUN, "{tmp}/own")),
     ("... is of no known kind ...", files(own_a__csv=LOG, own_items__txt="x"),
      (*RUN, "{tmp}/own/a.csv,{tmp}/own/items.txt")),
-    ("... cannot be read ...", damaged_sasrec, None),
     ("... cannot be read ...", files(own_a__parquet="x", own_items__csv="item,title\na,A\n"), (*RUN, "{tmp}/own")),
     ("... has the columns ...", files(own_a__csv="user_id,timestamp,parent_asin,rating\n", own_meta_a__jsonl="{}\n"),
      (*RUN, "{tmp}/own")),
@@ -446,7 +438,7 @@ CASES: list[tuple[str, Callable, tuple[str, ...] | None]] = [
     ("NAME: ...", files(own_a__csv="user,item\n1,a\n", own_items__csv="item,title\na,A\n"), (*RUN, "{tmp}/own")),
     ("NAME: ...", files(own_a__csv=LOG, own_items__csv="item,title\nb,B\n"), (*RUN, "{tmp}/own")),
     ("NAME: ...", files(own_a__csv=LOG, own_items__csv="item,title\na,A\n"), (*RUN, "{tmp}/own")),
-    ("SASRec needs ...", short_sasrec, None),
+    ("... needs a user with ...", short_sasrec, None),
     ("There is no toystore in ...", lambda tmp, _: toystore.load_toystore(tmp), None),
     ("... is not as it was written ...", changed_toystore, None),
     ("A toystore has at least ...", lambda *_: toystore.draw_store(0, 1, 1, 0), None),
@@ -479,6 +471,9 @@ CASES: list[tuple[str, Callable, tuple[str, ...] | None]] = [
     ("The paper has no figures of ...", paper_figures, None),
     ("The memory does not suffice ...", no_memory, None),
     ("The last ... steps of ... moved nothing ...", not_finite, None),
+    ("... must be a multiple of ...", nothing, (*RUN, "toystore", "--set", "rta.tasks_per_step=7")),
+    ("Training is data-parallel ...", environment(ACCELERATE_USE_FSDP="true"), (*RUN, "toystore")),
+    ("tracking.report_to is ...", nothing, (*RUN, "toystore", "--set", "tracking.report_to=nosuch")),
 ]  # fmt: skip
 
 

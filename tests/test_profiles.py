@@ -16,7 +16,7 @@ def full_budget(monkeypatch):
 def test_every_profile_has_nanos_settings_of_nanos_types(name, budget, monkeypatch):
     monkeypatch.setenv("AGENTICREC_BUDGET", budget)
     profile, nano = load_profile(name), load_profile("nano")
-    assert set(profile) == {"policy", "warm_start", "agent", "rta", "ppr", "evaluation"}
+    assert set(profile) == {"policy", "warm_start", "agent", "rta", "ppr", "evaluation", "tracking"}
     for section, settings in nano.items():
         assert {key: type(value) for key, value in profile[section].items()} == {
             key: type(value) for key, value in settings.items()

@@ -1,4 +1,4 @@
-"""Popularity, ItemKNN and SASRec, and the interface they share."""
+"""The recommenders, and the interface and the fit that they share."""
 
 from itertools import pairwise
 
@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from agenticrec_lite.data import build_tasks, load_dataset, temporal_split
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.evaluation.metrics import ndcg, ranks_from_scores
-from agenticrec_lite.recommenders import ItemKNN, Popularity, SASRec
-from agenticrec_lite.recommenders import sasrec as sasrec_module
+from agenticrec_lite.recommenders import Caser, GRU4Rec, ItemKNN, Popularity, SASRec, sequential
 
 N_ITEMS = 14  # codes 12 and 13 are never taken
 CYCLE = 12
@@ -32,17 +31,19 @@ def cyclic():
     return frame([[(user + step) % CYCLE for step in range(16)] for user in range(48)])
 
 
-def small_sasrec(epochs=12):
-    return SASRec(epochs=epochs, learning_rate=1e-2, width=16, max_length=8)
+def small(model, epochs=12):
+    return model(epochs=epochs, learning_rate=1e-2, width=16, max_length=8)
 
 
 @pytest.fixture(scope="module")
 def fitted():
     return {type(model).__name__: model.fit(cyclic(), N_ITEMS)
-            for model in (Popularity(), ItemKNN(), small_sasrec())}
+            for model in (Popularity(), ItemKNN(), small(GRU4Rec), small(Caser), small(SASRec))}
 
 
-NAMES = pytest.mark.parametrize("name", ["Popularity", "ItemKNN", "SASRec"])
+NEURAL = ["GRU4Rec", "Caser", "SASRec"]
+NAMES = pytest.mark.parametrize("name", ["Popularity", "ItemKNN", *NEURAL])
+NETWORKS = pytest.mark.parametrize("name", NEURAL)
 HISTORIES = st.lists(st.lists(st.integers(0, N_ITEMS - 1), max_size=12), min_size=1, max_size=4)
 
 
@@ -90,33 +91,35 @@ def test_itemknn_is_the_cosine_of_user_columns(sequences, history):
     np.testing.assert_allclose(model.score([history], [range(10)])[0], expected, atol=1e-5)
 
 
-def test_sasrec_learns_an_order_that_popularity_cannot_see(fitted):
+@NETWORKS
+def test_a_network_learns_an_order_that_popularity_cannot_see(fitted, name):
     histories = [[(start + step) % CYCLE for step in range(length)] for start in range(CYCLE)
                  for length in (1, 3, 7, 20)]
     following = [(history[-1] + 1) % CYCLE + 1 for history in histories]
     candidates = [range(CYCLE)] * len(histories)
-    ranks = {name: ranks_from_scores(model.score(histories, candidates), following)
-             for name, model in fitted.items()}
-    assert (ranks["SASRec"] == 1).mean() > 0.95
+    ranks = {each: ranks_from_scores(fitted[each].score(histories, candidates), following)
+             for each in (name, "Popularity")}
+    assert (ranks[name] == 1).mean() > 0.95
     assert (ranks["Popularity"] == 1).mean() < 0.2
-    losses = fitted["SASRec"].losses
+    losses = fitted[name].losses
     assert len(losses) == 12 and losses[-1] < 1 < losses[0]
 
 
-def test_sasrec_repeats_itself_and_leaves_the_random_state_alone():
+@pytest.mark.parametrize("model", [GRU4Rec, Caser, SASRec])
+def test_a_network_repeats_itself_and_leaves_the_random_state_alone(model):
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    models = [small_sasrec(2).fit(cyclic(), N_ITEMS, seed) for seed in (3, 3, 4)]
-    scores = [model.score([[0, 1]], [range(N_ITEMS)]) for model in models]
+    scores = [small(model, 2).fit(cyclic(), N_ITEMS, seed).score([[0, 1]], [range(N_ITEMS)]) for seed in (3, 3, 4)]
     assert torch.rand(1) == expected
     assert (scores[0] == scores[1]).all()
     assert not np.allclose(scores[0], scores[2])
 
 
+@NETWORKS
 @pytest.mark.parametrize("later", [3, 7])
-def test_no_state_knows_what_comes_later(fitted, later):
-    network = fitted["SASRec"].network
+def test_no_state_knows_what_comes_later(fitted, name, later):
+    network = fitted[name].network
     torch.manual_seed(0)
     sequences = torch.randint(CYCLE, (4, 8))
     changed = sequences.clone()
@@ -130,18 +133,20 @@ def test_no_state_knows_what_comes_later(fitted, later):
     assert (states[:, later:] - other[:, later:]).abs().amax(dim=(0, 2)).min() > 1e-3
 
 
-def test_padding_adds_nothing_to_the_loss(fitted):
-    network = fitted["SASRec"].network
+@NETWORKS
+def test_padding_adds_nothing_to_the_loss(fitted, name):
+    network = fitted[name].network
     windows = torch.tensor([[0, 1, 2, 4, 3], [5, 6, 7, 8, 9]])
     padding = torch.full((2, 3), network.padding)
     with torch.no_grad():
         torch.testing.assert_close(network.loss(torch.cat([windows, padding], 1)), network.loss(windows))
 
 
-def test_the_loss_is_the_cross_entropy_of_the_next_item(fitted):
-    model = fitted["SASRec"]
+@NETWORKS
+def test_the_loss_is_the_cross_entropy_of_the_next_item(fitted, name):
+    model = fitted[name]
     items = [0, 1, 5, 2]
-    embeddings = model.network.items.weight[:-1].detach().numpy()
+    embeddings = model.network.output.detach().numpy()
     logits = model.encode([items[:1], items[:2], items[:3]]) @ embeddings.T
     chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     by_hand = -np.log(chances[[0, 1, 2], items[1:]]).mean()
@@ -152,7 +157,7 @@ def test_the_loss_is_the_cross_entropy_of_the_next_item(fitted):
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.integers(1, 9), st.integers(0, 5))
 def test_windows_hold_every_next_item_once(lengths, length, seed):
     sequences = [list(range(100 * user, 100 * user + n)) for user, n in enumerate(lengths)]
-    windows = sasrec_module._windows(frame(sequences), 999, length, np.random.default_rng(seed))
+    windows = sequential._windows(frame(sequences), 999, length, np.random.default_rng(seed))
     steps = [(a, b) for window in windows for a, b in pairwise(window.tolist()) if b != 999]
     assert sorted(steps) == sorted(step for items in sequences for step in pairwise(items))
     assert windows.shape[1] == length + 1
@@ -161,21 +166,23 @@ def test_windows_hold_every_next_item_once(lengths, length, seed):
 
 def test_the_first_cut_is_elsewhere_each_epoch():
     rng = np.random.default_rng(0)
-    epochs = [sasrec_module._windows(frame([range(30)]), 99, 5, rng) for _ in range(40)]
+    epochs = [sequential._windows(frame([range(30)]), 99, 5, rng) for _ in range(40)]
     assert len({tuple(window) for windows in epochs for window in windows if window[0] == 0}) == 5
 
 
-def test_sasrec_sees_the_last_items_that_it_knows(fitted):
-    model = fitted["SASRec"]
+@NETWORKS
+def test_a_network_sees_the_last_items_that_it_knows(fitted, name):
+    model = fitted[name]
     recent = [1, 2, 3, 4, 5, 6, 7, 8]
     same = model.encode([recent, [9, 9, 9, *recent], [12, 1, 2, 3, 13, 4, 5, 6, 7, 8, 12]])
     np.testing.assert_allclose(same, same[[0, 0, 0]], atol=1e-5)
     assert np.abs(model.encode([recent]) - model.encode([recent[1:]])).max() > 1e-3
 
 
-def test_scores_are_user_vectors_times_item_embeddings(fitted):
-    model = fitted["SASRec"]
-    assert model.item_embeddings.shape == (N_ITEMS, 16)
+@NETWORKS
+def test_scores_are_user_vectors_times_item_embeddings(fitted, name):
+    model = fitted[name]
+    assert model.item_embeddings.shape == (N_ITEMS, 32 if name == "Caser" else 16)
     assert (model.item_embeddings[:CYCLE] != 0).any(axis=1).all()
     assert (model.item_embeddings[CYCLE:] == 0).all()
     users = model.encode([[0, 1], [5]])
@@ -190,30 +197,41 @@ def test_many_histories_are_scored_like_few(fitted):
     np.testing.assert_allclose(scores[-1:], last, atol=1e-4)
 
 
-def test_sasrec_is_saved_and_loaded(fitted, tmp_path):
-    model = fitted["SASRec"]
-    model.save(tmp_path / "sasrec.safetensors")
-    loaded = SASRec.load(tmp_path / "sasrec.safetensors")
-    query = [[0, 3], [12], []], [range(N_ITEMS)] * 3
-    assert (loaded.score(*query) == model.score(*query)).all()
-    assert (loaded.item_embeddings == model.item_embeddings).all()
+def test_gru4rec_follows_the_equations_of_its_gates(fitted):
+    network, items = fitted["GRU4Rec"].network, torch.tensor([0, 5, 2])
+    state = torch.zeros(16)
+    with torch.no_grad():
+        states = network(items[None])[0]
+        for x, found in zip(network.items(items), states, strict=True):
+            w_r, w_z, w_n = (network.gru.weight_ih_l0 @ x + network.gru.bias_ih_l0).split(16)
+            u_r, u_z, u_n = (network.gru.weight_hh_l0 @ state + network.gru.bias_hh_l0).split(16)
+            keep = torch.sigmoid(w_z + u_z)
+            state = keep * state + (1 - keep) * torch.tanh(w_n + torch.sigmoid(w_r + u_r) * u_n)
+            torch.testing.assert_close(network.out(state), found, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("damage", ["cut", "gone", "another"])
-def test_a_file_that_is_no_sasrec_is_told(fitted, damage, tmp_path):
-    path = tmp_path / "sasrec.safetensors"
-    if damage == "cut":
-        fitted["SASRec"].save(path)
-        path.write_bytes(path.read_bytes()[:-100])
-    elif damage == "another":
-        sasrec_module.save_file({"weight": torch.zeros(2)}, path)
-    with pytest.raises(UserError, match="sasrec.safetensors cannot be read"):
-        SASRec.load(path)
+def test_caser_looks_at_the_last_items_as_at_a_picture(fitted):
+    """Each filter by hand, at every place of a sequence shorter than the picture and of one longer."""
+    network, items = fitted["Caser"].network, torch.tensor([3, 0, 5, 2, 8, 1, 7])
+    last = network.last
+    with torch.no_grad():
+        embedded, states = network.items(items), network(items[None])[0]
+        for t, state in enumerate(states):
+            picture = torch.cat([torch.zeros(last, 16), embedded[: t + 1]])[-last:]
+            features = []
+            for h, filters in enumerate(network.horizontal, 1):
+                slid = [(filters.weight * picture[i : i + h].T).sum((1, 2)) for i in range(last - h + 1)]
+                features.append((torch.stack(slid) + filters.bias).relu().amax(0))
+            features.append((network.vertical.weight @ picture).flatten())
+            z = network.joined(torch.cat(features)).relu()
+            expected = torch.cat([z, embedded[: t + 1].mean(0)])
+            torch.testing.assert_close(state, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_log_without_sequences_is_told():
-    with pytest.raises(UserError, match="two interactions"):
-        small_sasrec().fit(frame([[0], [1]]), 2)
+@pytest.mark.parametrize("model", [GRU4Rec, Caser, SASRec])
+def test_a_log_without_sequences_is_told(model):
+    with pytest.raises(UserError, match=f"{model.__name__} needs a user with at least two interactions"):
+        model().fit(frame([[0], [1]]), 2)
 
 
 @pytest.fixture(scope="module")

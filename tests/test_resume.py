@@ -140,6 +140,7 @@ STEPS = {
     "steps": 5, "tasks_per_step": 2, "group_size": 3, "micro_groups": 1, "learning_rate": 1e-2, "warmup_steps": 1,
     "temperature": 1.0,
 }  # fmt: skip
+OFF = {"report_to": "none"}
 AGENT = {"max_calls": 10, "max_turn_tokens": 40, "max_completion_tokens": 900, "batch_rows": 64, "fold": True}
 LORA = {"r": 4, "alpha": 8, "targets": "all-linear"}
 CALL = write_call("get_similar_users", {}, "I ask.")
@@ -161,7 +162,7 @@ class Stage:
         worlds = [random_world(np.random.default_rng(i), 3, 3) for i in range(10)]
         questions = [Question(f"q{i}", world, "rank", 7, None, tuple(range(20))) for i, world in enumerate(worlds)]
         with open_run(self.folder, {"seed": 0}) as run:
-            experiment = Experiment(None, {"policy": {}, "agent": AGENT, "rta": STEPS}, 0, run)
+            experiment = Experiment(None, {"policy": {}, "agent": AGENT, "rta": STEPS, "tracking": OFF}, 0, run)
             train(experiment, "rta", questions, self.reward, self.watch)
 
     def rollout(self, model, chat, groups, sampling, generator=None):

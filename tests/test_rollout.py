@@ -3,14 +3,24 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agenticrec_lite.agent import rollout as engine
 from agenticrec_lite.agent.cache import SlotCache
 from agenticrec_lite.agent.environment import RankingEnvironment
 from agenticrec_lite.agent.protocol import write_answer, write_call
 from agenticrec_lite.agent.rollout import Group, Sampling, rollout
+from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.training.nano.worlds import random_world
-from agenticrec_lite.training.scoring import length_buckets, pad, predictor_states, token_logprobs
+from agenticrec_lite.training.scoring import (
+    action_logprobs,
+    length_buckets,
+    pad,
+    predictor_states,
+    shared_turns,
+    split_turns,
+)
 
 ANSWER = write_answer(list(range(1, 11)))
 
@@ -180,6 +190,42 @@ def test_an_observation_that_does_not_fit_ends_as_length(tiny, scripted):
     assert trajectory.outcome == "length" and len(trajectory.completion_ids) < 300
 
 
+def scored_plainly(model, played, temperature):
+    """Log-probabilities of all action tokens, each trajectory by itself."""
+    parts = []
+    for t in played:
+        logits = model(torch.tensor([t.prompt_ids + t.completion_ids])).logits[0, len(t.prompt_ids) - 1 : -1]
+        log_p = torch.log_softmax(logits / temperature, -1)[range(len(t.completion_ids)), t.completion_ids]
+        parts.append(log_p[torch.tensor(t.action_mask) == 1])
+    return torch.cat(parts)
+
+
+def scored_together(model, played, temperature):
+    """The same, and entropies, with all that is shared run once."""
+    group_of = torch.tensor([t.group for t in played])
+    prompts = [next(t.prompt_ids for t in played if t.group == g) for g in range(int(group_of.max()) + 1)]
+    ids, mask = pad([t.completion_ids for t in played], 0)
+    actions = pad([t.action_mask for t in played], 0)[0].bool()
+    return action_logprobs(model, *pad(prompts, 0, left=True), ids, mask, actions, group_of, temperature)
+
+
+def gradient_of(model, log_p):
+    weights = torch.randn(len(log_p), generator=torch.Generator().manual_seed(3))
+    model.zero_grad()
+    (log_p * weights).sum().backward()
+    gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
+    model.zero_grad()
+    return gradient
+
+
+def assert_scored_alike(model, played):
+    shared, entropies = scored_together(model, played, 0.7)
+    plain = scored_plainly(model, played, 0.7)
+    assert torch.allclose(shared, plain, atol=1e-5) and (entropies > 0).all()
+    gradient, expected = gradient_of(model, shared), gradient_of(model, plain)
+    assert (gradient - expected).norm() / expected.norm() < 1e-4
+
+
 def test_prefix_shared_scoring_gives_the_log_probabilities_and_gradients_of_plain_scoring(tiny):
     model, chat = tiny
     played = rollout(model, chat, groups_of(chat), Sampling(1.0, 20), torch.Generator().manual_seed(2))
@@ -187,31 +233,46 @@ def test_prefix_shared_scoring_gives_the_log_probabilities_and_gradients_of_plai
         for values in (t.completion_ids, t.action_mask):
             del values[20 - 6 * (i % 4) :]
     assert len(length_buckets(torch.tensor([len(t.completion_ids) for t in played]))) == 3
-    prompts, prompt_mask = pad([t.prompt_ids for t in played[::4]], 0, left=True)
-    ids, mask = pad([t.completion_ids for t in played], 0)
-    actions = pad([t.action_mask for t in played], 0)[0].bool()
-    states = predictor_states(model, prompts, prompt_mask, ids, mask, torch.tensor([t.group for t in played]))
-    shared, entropies = token_logprobs(model, states[actions], ids[actions], temperature=0.7)
-    weights = torch.randn(len(shared), generator=torch.Generator().manual_seed(3))
-    model.zero_grad()
-    (shared * weights).sum().backward()
-    gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
-    model.zero_grad()
-    plain = []
+    assert_scored_alike(model, played)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 2), st.text("ab", max_size=4)), min_size=1, max_size=9), st.data())
+def test_turns_that_trajectories_share_are_run_once_and_scored_alike(tiny, rows, data):
+    """Random prefix trees: a letter is a turn with its observation; rows that are beginnings of others among them."""
+    model, chat = tiny
+    prompts = [group.prompt_ids for group in groups_of(chat, 3, 1)]
+    turn = {"a": ([5, 6, 7, 8, 30], [1, 1, 1, 0, 0]), "b": ([5, 6, 9], [1, 1, 0])}
+    played = []
+    for group, letters in sorted(rows, key=lambda row: row[0]):
+        t = Trajectory(str(group), group, "rank", prompts[group])
+        for letter in letters:
+            t.completion_ids += turn[letter][0]
+            t.action_mask += turn[letter][1]
+        played.append(t)
+        t.completion_ids += (answer := data.draw(st.lists(st.integers(40, 43), min_size=1, max_size=3)))
+        t.action_mask += [1] * len(answer)
+    kept = sorted({t.group for t in played})
     for t in played:
-        row = torch.tensor([t.prompt_ids + t.completion_ids])
-        logits = model(row).logits[0, len(t.prompt_ids) - 1 : -1] / 0.7
-        plain.append(
-            torch.log_softmax(logits, -1)[range(len(t.completion_ids)), t.completion_ids][
-                torch.tensor(t.action_mask) == 1
-            ]
-        )
-    plain = torch.cat(plain)
-    (plain * weights).sum().backward()
-    expected = torch.cat([p.grad.flatten() for p in model.parameters()])
-    model.zero_grad()
-    assert torch.allclose(shared, plain, atol=1e-5) and (entropies > 0).all()
-    assert (gradient - expected).norm() / expected.norm() < 1e-4
+        t.group = kept.index(t.group)
+    assert_scored_alike(model, played)
+
+
+def test_a_shared_turn_is_one_stretch_of_the_tree():
+    def turns(*names):
+        return [tuple((ord(letter), letter.islower()) for letter in name) for name in names]
+
+    rows = {0: turns("aX", "bY", "c"), 1: turns("aX", "bY", "d"), 2: turns("aX"), 3: turns("e")}
+    rows[4] = rows[0]
+    tree = shared_turns(rows)
+
+    def shown(stretches):
+        return [("".join(map(chr, s.ids)), s.rows, shown(s.next)) for s in stretches]
+
+    after = [("bY", [0, 1, 4], [("c", [0, 4], []), ("d", [1], [])])]
+    assert shown(tree) == [("aX", [0, 1, 2, 4], after), ("e", [3], [])]
+    assert shown(shared_turns({row: rows[row] for row in (0, 4)})) == [("aXbYc", [0, 4], [])]
+    assert split_turns([1, 2, 3, 4, 5], [1, 0, 0, 1, 1]) == [((1, 1), (2, 0), (3, 0)), ((4, 1), (5, 1))]
 
 
 def test_the_same_gradient_comes_out_every_time(tiny):

@@ -12,6 +12,7 @@ from agenticrec_lite.policy import load_policy
 from agenticrec_lite.profiles import load_profile
 from agenticrec_lite.runs import open_run, read_metrics
 from agenticrec_lite.training.nano.worlds import random_world
+from agenticrec_lite.training.pipeline import Experiment
 from agenticrec_lite.training.scoring import pad, predictor_states, token_logprobs
 from agenticrec_lite.training.warm_start import as_row, demonstrations, warm_start
 
@@ -27,6 +28,8 @@ class Stub:
     """What the stage needs of an experiment, on nano."""
 
     seed, training, early_toolbox = 0, list(range(40)), WorldsForTasks()
+
+    keep, scratch = Experiment.keep, Experiment.scratch
 
     def __init__(self, profile, run):
         self.profile, self.run = profile, run

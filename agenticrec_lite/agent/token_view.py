@@ -10,15 +10,6 @@ from itertools import groupby
 from agenticrec_lite.agent.viewer import View, _advantage, _get, _head, _number, _origin, _safe, _scale
 
 FOLD, PREVIEW = 130, 70  # tokens: a longer block that the policy did not write is folded after PREVIEW
-CSS = """
-.arl{.t-run{margin-top:8px;break-inside:auto} .t-body{font:12.5px/2 ui-monospace,Menlo,monospace;white-space:pre-wrap}
-.t{padding:1px 0 2px;margin-right:2px;border-bottom:2px dotted var(--soft);color:var(--soft)}
-.t-on{color:var(--ink);border-bottom:2px solid var(--adv,var(--think));
-background:color-mix(in srgb,var(--adv,var(--think)) calc(8% + var(--tint,4%)),var(--paper))}
-.t-special{border:1px solid;border-bottom-width:2px;border-radius:4px;padding:0 3px;font-weight:700}
-.t-special:not(.t-on){border-style:dotted} .t-end{color:var(--soft);font-weight:400}
-.t-key{display:inline-block;margin-right:6px;font:12px ui-monospace,Menlo,monospace}}
-"""
 LEGEND = """<div class="a-legend">
 <span><span class="t t-on t-key">abc</span>written by the policy, trained (mask 1)</span>
 <span><span class="t t-key">abc</span>read by the policy, not trained (mask 0)</span>
@@ -56,7 +47,7 @@ def show_tokens(trajectory, tokenizer, title: str | None = None) -> View:
     card = f"{_head(trajectory, '', *numbers)}{_scale(*numbers)}{runs}"
     meta = f"{_origin(trajectory)} · {len(prompt)} + {len(ids)} tokens, {sum(mask)} of them written by the policy"
     card = f'<div class="a-card{sign}" role="article" tabindex="0" aria-label="Tokens"{style}>{card}</div>'
-    return View(title or _get(trajectory, "task_id") or "Tokens", meta.removeprefix(" · "), card, LEGEND, CSS)
+    return View(title or _get(trajectory, "task_id") or "Tokens", meta.removeprefix(" · "), card, LEGEND)
 
 
 def _token(place: int, token_id: int, text: str, on: int, log_p: float | None, special: bool) -> str:

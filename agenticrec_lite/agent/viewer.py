@@ -20,61 +20,7 @@ FOLD, PREVIEW = 420, 260  # characters: an observation longer than FOLD is folde
 HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e"
                     "\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e0fff]")
 
-# light-dark() follows color-scheme: the system's by default, JupyterLab's or Colab's where there is one.
-CSS = """
-html[theme="dark"] .arl,body[data-jp-theme-light="false"] .arl{color-scheme:dark}
-html[theme="light"] .arl,body[data-jp-theme-light="true"] .arl{color-scheme:light}
-:where(.arl){color-scheme:light dark}
-.arl{--paper:light-dark(#fff,#16181d);--ink:light-dark(#1b1f26,#e7e9ee);--soft:light-dark(#565e6b,#a9b1c0);
---line:light-dark(#d8dce3,#3b404c);--wash:light-dark(#f4f5f7,#1e2127);--stripe:light-dark(#e3e6eb,#2c313b);
---think:light-dark(#6f4ba8,#c0a3f0);--call:light-dark(#0a7770,#56c9bf);--invalid:light-dark(#b3261e,#ff8f85);
---plus:light-dark(#1f63b0,#7fb4f5);--minus:light-dark(#ad4e06,#f5a65b);--star:light-dark(#ffe08a,#ffd35c);
-overflow-wrap:anywhere;text-align:left;padding:6px 10px;border-radius:8px;color:var(--ink);
-background:var(--paper);font:14px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;
-*{box-sizing:border-box} :focus-visible{outline:3px solid var(--plus);outline-offset:1px;border-radius:6px}
-.a-top{padding:4px 2px 10px} .a-title{font-size:17px;font-weight:650}
-.a-meta,.a-legend,.a-head,.a-scale,.a-note{color:var(--soft);font-size:12.5px;line-height:1.5}
-.a-legend{display:flex;flex-wrap:wrap;gap:2px 20px;margin-top:6px}
-.a-key{display:inline-block;width:24px;height:13px;margin-right:6px;vertical-align:-2px}
-.a-key-on{border-left:4px solid var(--think);background:linear-gradient(90deg,
-color-mix(in srgb,var(--plus) 40%,var(--paper)) 50%,color-mix(in srgb,var(--minus) 40%,var(--paper)) 50%)}
-.a-lanes{display:flex;gap:14px;overflow-x:auto;padding:3px 3px 12px;scrollbar-width:thin}
-.a-lanes>.a-card{flex:1 0 330px;max-width:620px}
-.a-card{min-width:0;max-width:860px;padding:11px 14px 14px;border:1px solid var(--line);border-radius:10px}
-.a-head{display:flex;flex-wrap:wrap;align-items:center;gap:4px 8px}
-.a-name{flex-basis:100%;font-size:14px;font-weight:650;color:var(--ink)}
-.a-chip{padding:1px 10px;border:1px solid var(--line);border-radius:99px;b{font-weight:650;color:var(--ink)}}
-.a-plus{--adv:var(--plus)} .a-minus{--adv:var(--minus)} .a-zero{--adv:var(--soft)}
-.a-adv{border-color:var(--adv);background:color-mix(in srgb,var(--adv) 12%,var(--paper));b{color:var(--adv)}}
-.a-scale{display:flex;align-items:center;gap:9px;max-width:420px;margin-top:8px;font-size:11px}
-.a-track{position:relative;flex:1;height:14px;border:solid var(--line);border-width:0 1px;
-background:linear-gradient(var(--line),var(--line)) 0 50%/100% 1px no-repeat;span{position:absolute}}
-.a-nil,.a-gap{top:4px;height:6px} .a-nil{border-left:1px solid var(--soft)} .a-gap{background:var(--adv)}
-.a-bad{border-color:var(--invalid);color:var(--invalid)} .a-mean{height:14px;border-left:2px solid var(--ink)}
-.a-dot{top:1px;width:12px;height:12px;margin-left:-6px;border-radius:50%;border:2px solid var(--paper);
-background:var(--adv,var(--ink))}
-.a-step{margin-top:8px;padding:5px 10px 7px;border-left:4px solid var(--hue);border-radius:0 6px 6px 0;
-background:color-mix(in srgb,var(--adv,var(--hue)) var(--tint,6%),var(--paper));break-inside:avoid}
-.a-think{--hue:var(--think)} .a-call{--hue:var(--call)} .a-answer{--hue:var(--ink)}
-.a-invalid{--hue:var(--invalid)} .a-observation{--hue:var(--soft);color:var(--soft)}
-.a-label{display:flex;justify-content:space-between;font-size:11.5px;font-weight:650;color:var(--hue);
-i{font-style:normal;font-weight:400;color:var(--soft)}}
-.a-body{white-space:pre-wrap;unicode-bidi:plaintext} .a-list{display:flex;flex-wrap:wrap;gap:4px;margin:3px 0}
-:is(.a-call,.a-observation,.a-invalid) .a-body{font:12.5px/1.6 ui-monospace,Menlo,monospace}
-.a-invalid .a-body{text-decoration:underline wavy var(--invalid) 1px;text-underline-offset:3px}
-.a-observation,.a-key-off{border-left:4px dotted var(--soft);
-background:repeating-linear-gradient(135deg,var(--wash) 0 6px,var(--stripe) 6px 8px)}
-.a-observation :is(.a-body,summary){background:color-mix(in srgb,var(--wash) 85%,transparent)}
-summary{cursor:pointer;font-size:12.5px;color:var(--plus)}
-.a-list span{min-width:28px;padding:1px 5px;text-align:center;border:1px solid var(--line);border-radius:5px;
-&:not(.a-pos){background:var(--paper)}}
-.a-pos{padding:0 3px;border-radius:3px;background:var(--star);color:#1b1f26;font-weight:700;
-outline:1.5px solid #1b1f26;outline-offset:-.5px}
-.a-hid{font:10px monospace;border:1px solid;color:var(--invalid);margin:0 1px}
-@media print{&.arl.arl.arl.arl{color-scheme:light;print-color-adjust:exact;-webkit-print-color-adjust:exact}
-.a-lanes{display:grid;grid-template-columns:1fr 1fr;align-items:start;overflow:visible}
-details::details-content{content-visibility:visible;block-size:auto} summary{display:none}}}
-"""
+CSS = Path(__file__).with_name("viewer.css").read_text(encoding="utf-8")
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
@@ -93,9 +39,9 @@ blue + made likelier, orange \u2212 made less likely</span>
 class View:
     """HTML that a notebook shows and that `save` writes as a page of its own."""
 
-    def __init__(self, title: str, meta: str, content: str, legend: str = LEGEND, css: str = ""):
+    def __init__(self, title: str, meta: str, content: str, legend: str = LEGEND):
         top = f'<div class="a-title">{_safe(title)}</div><div class="a-meta">{_safe(meta)}</div>{legend}'
-        self.html = f'<div class="arl"><style>{CSS}{css}</style><div class="a-top">{top}</div>{content}</div>'
+        self.html = f'<div class="arl"><style>{CSS}</style><div class="a-top">{top}</div>{content}</div>'
 
     def _repr_html_(self) -> str:
         return self.html

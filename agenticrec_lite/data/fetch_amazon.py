@@ -65,16 +65,12 @@ def fetch_amazon(name: str, folder: Path, force: bool = False, sources: str | No
 def files_in(folder: Path, name: str) -> tuple[Path, Path]:
     """The files of reviews and of items in a folder that `fetch_amazon` has filled."""
     files = json.loads((folder / MANIFEST).read_text())
-    return tuple(next(folder / file for file in files if file.startswith(f"{stem}.")) for stem in _stems(AMAZON[name]))
-
-
-def _stems(category: str) -> tuple[str, str]:
-    return category, f"meta_{category}"
+    stems = [Path(path).stem for path in _paths(AMAZON[name])]
+    return tuple(next(folder / file for file in files if file.startswith(f"{stem}.")) for stem in stems)
 
 
 def _paths(category: str) -> list[str]:
-    reviews, items = _stems(category)
-    return [f"review_categories/{reviews}.jsonl", f"meta_categories/{items}.jsonl"]
+    return [f"review_categories/{category}.jsonl", f"meta_categories/meta_{category}.jsonl"]
 
 
 def _from_hub(category: str, folder: Path) -> dict[str, Path]:
@@ -83,15 +79,12 @@ def _from_hub(category: str, folder: Path) -> dict[str, Path]:
     names = [f"raw/{path}" for path in _paths(category)]
     files = {}
     try:
-        told = hub.HfApi().get_paths_info(HUB_REPOSITORY, names, repo_type="dataset")
-        told = {info.path: info for info in told}
-        missing = [name for name in names if name not in told]
-        if missing:
-            raise SourceFailed(f"{HUB_REPOSITORY} has no {missing[0]}")
-        _need_space(folder, sum(info.size for info in told.values()))
-        for name in names:
+        listed = hub.HfApi().get_paths_info(HUB_REPOSITORY, names, repo_type="dataset")
+        listed = {info.path: info for info in listed}
+        _need_space(folder, sum(listed[name].size for name in names))
+        for name in names:  # the client checks their sizes itself
             path = Path(hub.hf_hub_download(HUB_REPOSITORY, name, repo_type="dataset", local_dir=folder / "hub.part"))
-            if path.stat().st_size != told[name].size or (told[name].lfs and sha256(path) != told[name].lfs.sha256):
+            if listed[name].lfs and sha256(path) != listed[name].lfs.sha256:
                 path.unlink()
                 raise SourceFailed(f"{name} is not as {HUB_REPOSITORY} lists it")
             files[path.name] = path

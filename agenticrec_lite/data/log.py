@@ -1,6 +1,7 @@
 """One shape for every dataset: who took which item, when, and what the items are."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -66,23 +67,26 @@ def make_log(name: str, interactions: pd.DataFrame, items: pd.DataFrame) -> Inte
     the data.
 
     Args:
-        name: dataset name.
-        interactions: columns user_id, item_id, rating (NaN where there is none), timestamp (seconds).
+        name: dataset name; errors begin with it.
+        interactions: columns user_id, item_id, rating (NaN where there is none), timestamp: seconds or
+            milliseconds since 1970, all the same, or dates, taken as UTC where they have no zone.
         items: columns item_id, title, categories (sequence of str), price, year; one row an item.
 
     Raises:
-        UserError: a column is missing, a value is empty or of the wrong kind, an item is described twice or
-            not at all, or timestamps are in milliseconds.
+        UserError: a column is missing, a value is empty or of the wrong kind, or an item is described twice or
+            not at all; the sentence names the row, counted from 0.
     """
-    _check_tables(name, interactions, items)
+    _check_table(name, "interactions", interactions, INTERACTION_COLUMNS, ("user_id", "item_id", "timestamp"))
+    _check_table(name, "items", items, ITEM_COLUMNS, ("item_id", "title"))
     items = _clean_items(name, items)
     users = interactions["user_id"].astype(str).to_numpy(dtype=object)
     user_ids, user_codes = np.unique(users, return_inverse=True)
     item_ids = interactions["item_id"].astype(str)
     item_codes = pd.Index(items["item_id"]).get_indexer(item_ids)
     if (item_codes < 0).any():
-        lost = item_ids[item_codes < 0].iloc[0]
-        raise UserError(f"{name}: item {lost!r} has interactions but is not in the item table; add it.")
+        row = int(np.argmax(item_codes < 0))
+        raise UserError(f"{name}: item {item_ids.iloc[row]!r} in row {row} of the interactions is not among the items; "
+                        "add it, with a title, or remove the row.")
     coded = pd.DataFrame({
         "user": user_codes.astype(np.int32),
         "item": item_codes.astype(np.int32),
@@ -94,19 +98,18 @@ def make_log(name: str, interactions: pd.DataFrame, items: pd.DataFrame) -> Inte
     return InteractionLog(name, coded.iloc[order].reset_index(drop=True), items, user_ids)
 
 
-def _check_tables(name: str, interactions: pd.DataFrame, items: pd.DataFrame) -> None:
-    tables = {"interactions": (interactions, INTERACTION_COLUMNS), "items": (items, ITEM_COLUMNS)}
-    for table, (frame, wanted) in tables.items():
-        missing = [column for column in wanted if column not in frame.columns]
-        if missing:
-            raise UserError(f"{name}: the {table} table lacks {missing[0]}; it needs {', '.join(wanted)}.")
-        if frame.empty:
-            raise UserError(f"{name}: the {table} table is empty; give at least one row.")
-    for column in ("user_id", "item_id", "timestamp"):
-        empty = interactions[column].isna()
+def _check_table(name: str, what: str, table: pd.DataFrame, wanted: Sequence[str], filled: Sequence[str]) -> None:
+    for column in wanted:
+        if list(table.columns).count(column) != 1:
+            raise UserError(f"{name}: the {what} need one column {column.removesuffix('_id')!r}; they have "
+                            f"{', '.join(map(str, table.columns))}.")
+    if table.empty:
+        raise UserError(f"{name}: the {what} table is empty; give at least one row.")
+    for column in filled:
+        empty = table[column].isna() | (table[column].astype(str).str.strip() == "")
         if empty.any():
-            row = int(np.argmax(empty))
-            raise UserError(f"{name}: {column} is empty in interaction row {row}; fill or remove the row.")
+            raise UserError(f"{name}: {column} is empty in row {int(np.argmax(empty))} of the {what}; fill or remove "
+                            "the row.")
 
 
 def _clean_items(name: str, items: pd.DataFrame) -> pd.DataFrame:
@@ -132,12 +135,23 @@ def _numbers(name: str, column: pd.Series) -> np.ndarray:
 
 
 def _seconds(name: str, column: pd.Series) -> np.ndarray:
-    values = _numbers(name, column)
-    if (values != np.floor(values)).any():
-        raise UserError(f"{name}: timestamps must be whole seconds; round them.")
-    if (np.abs(values) >= LATEST_SECOND).any():
-        raise UserError(f"{name}: timestamp {values.max():.0f} is in milliseconds; divide by 1000.")
-    return values.astype(np.int64)
+    """Whole seconds since 1970 from seconds, milliseconds or dates."""
+    numbers = pd.to_numeric(column, errors="coerce") if not pd.api.types.is_datetime64_any_dtype(column) else None
+    if numbers is None or numbers.isna().all():
+        dates = pd.to_datetime(column, utc=True, errors="coerce", format="ISO8601")
+        bad, numbers = dates.isna(), (dates - pd.Timestamp(0, tz="UTC")) // pd.Timedelta(seconds=1)
+    else:
+        bad = ~np.isfinite(numbers)
+        late = ~bad & (numbers.abs() >= LATEST_SECOND)
+        if late.any() and not late[~bad].all():
+            raise UserError(f"{name}: timestamps are in seconds and in milliseconds, see rows {int(np.argmin(late))} "
+                            f"and {int(np.argmax(late))} of the interactions; write all alike.")
+        numbers = numbers // (1000 if late.any() else 1)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise UserError(f"{name}: timestamp {str(column.iloc[row])!r} in row {row} of the interactions is neither a "
+                        "number nor a date like 2023-01-31; mend it.")
+    return numbers.to_numpy(dtype=np.int64)
 
 
 def _tie_hash(user_id: str, item_id: str) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from agenticrec_lite.data.log import LATEST_SECOND, InteractionLog, make_log
+from agenticrec_lite.data.log import InteractionLog, make_log
 from agenticrec_lite.errors import UserError, first_line
 
 SHORT_NAMES = {"user": "user_id", "item": "item_id", "parent_asin": "item_id"}
@@ -33,27 +33,11 @@ def from_frames(interactions: pd.DataFrame, items: pd.DataFrame, name: str = "ow
     Raises:
         UserError: a column is missing or holds what it must not; the sentence names the row, counted from 0.
     """
-    interactions, items = (table.rename(columns=SHORT_NAMES).reset_index(drop=True) for table in (interactions, items))
-    for table, wanted, what in ((interactions, ["user_id", "item_id", "timestamp"], "interactions"),
-                                (items, ["item_id", "title"], "items")):  # fmt: skip
-        for column in wanted:
-            if list(table.columns).count(column) != 1:
-                raise UserError(f"{name}: the {what} need one column {column.removesuffix('_id')!r}; they have "
-                                f"{', '.join(map(str, table.columns))}.")
-            empty = table[column].isna() | (table[column].astype(str).str.strip() == "")
-            if empty.any():
-                raise UserError(f"{name}: {column} is empty in row {int(np.argmax(empty))} of the {what}; fill or "
-                                "remove the row.")
-    unknown = ~interactions["item_id"].astype(str).isin(items["item_id"].astype(str))
-    if unknown.any():
-        row = int(np.argmax(unknown))
-        raise UserError(f"{name}: item {str(interactions['item_id'][row])!r} in row {row} of the interactions is not "
-                        "among the items; add it, with a title, or remove the row.")
-    categories = items["categories"] if "categories" in items else pd.Series([()] * len(items))
+    interactions, items = (table.rename(columns=SHORT_NAMES) for table in (interactions, items))
+    categories = items["categories"] if "categories" in items else [()] * len(items)
     return make_log(
         name,
-        interactions.assign(timestamp=_seconds(interactions["timestamp"], name),
-                            rating=interactions.get("rating", np.nan)),
+        interactions.assign(rating=interactions.get("rating", np.nan)),
         items.assign(categories=[_categories(value) for value in categories], price=items.get("price", np.nan),
                      year=items.get("year", np.nan)),
     )  # fmt: skip
@@ -104,26 +88,6 @@ def _table(path: Path) -> pd.DataFrame:
         return pd.read_csv(path, dtype=str, encoding="utf-8-sig", skip_blank_lines=True)
     except (OSError, ValueError, EOFError) as error:  # pandas' and pyarrow's own errors are ValueErrors
         raise UserError(f"{path} cannot be read ({first_line(error)}); mend it.") from None
-
-
-def _seconds(column: pd.Series, name: str) -> pd.Series:
-    """Whole seconds since 1970 from seconds, milliseconds or dates."""
-    numbers = pd.to_numeric(column, errors="coerce") if not pd.api.types.is_datetime64_any_dtype(column) else None
-    if numbers is None or numbers.isna().all():
-        dates = pd.to_datetime(column, utc=True, errors="coerce", format="ISO8601")
-        bad, numbers = dates.isna(), (dates - pd.Timestamp(0, tz="UTC")) // pd.Timedelta(seconds=1)
-    else:
-        bad = ~np.isfinite(numbers)
-        late = ~bad & (numbers.abs() >= LATEST_SECOND)
-        if late.any() and not late[~bad].all():
-            raise UserError(f"{name}: timestamps are in seconds and in milliseconds, see rows {int(np.argmin(late))} "
-                            f"and {int(np.argmax(late))} of the interactions; write all alike.")
-        numbers = numbers // (1000 if late.any() else 1)
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise UserError(f"{name}: timestamp {str(column[row])!r} in row {row} of the interactions is neither a number "
-                        "nor a date like 2023-01-31; mend it.")
-    return numbers.astype("int64")
 
 
 def _categories(value: object) -> tuple[str, ...]:

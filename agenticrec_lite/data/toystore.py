@@ -17,23 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
+from agenticrec_lite.data import toystore_world as model
 from agenticrec_lite.data.amazon import WINDOW, read_amazon
 from agenticrec_lite.data.fetch import cache_folder
 from agenticrec_lite.data.log import InteractionLog
-from agenticrec_lite.data.toystore_world import (
-    BRANDS,
-    DEPARTMENTS,
-    FAMILY_SIZE,
-    KINDS,
-    PRICE_LEVELS,
-    PROJECT_SIZE,
-    RATINGS,
-    Step,
-    World,
-    bought_together,
-    make_world,
-    simulate,
-)
+from agenticrec_lite.data.toystore_world import Step, World
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.runs import replacing
 
@@ -72,13 +60,13 @@ def draw_store(users: int, items: int, types: int, seed: int) -> Store:
     Raises:
         UserError: a setting is too small.
     """
-    fewest = FAMILY_SIZE * PROJECT_SIZE
+    fewest = model.FAMILY_SIZE * model.PROJECT_SIZE
     for name, value, least in (("users", users, 1), ("items", items, fewest), ("types", types, 2), ("seed", seed, 0)):
         if value < least:
             raise UserError(f"A toystore has at least {least} as {name}, not {value}; give more.")
-    world = make_world(items, types, seed)
+    world = model.make_world(items, types, seed)
     first, stop = (datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp() for day in WINDOW)
-    steps = simulate(world, users, seed, int(first), int(stop))
+    steps = model.simulate(world, users, seed, int(first), int(stop))
     rng = np.random.default_rng([seed, 2])
     item_ids = _ids("B0", 8, len(world.family), rng)  # at random, so that their order says nothing of the families
     return Store(world, steps, item_ids, _ids("A", 27, users, rng))
@@ -183,11 +171,11 @@ def _items(store: Store, seed: int) -> Iterator[dict]:
     """Prices and dates are drawn; counts and mean ratings are those to be expected, not those of the reviews."""
     world, rng = store.world, np.random.default_rng([seed, 3])
     share = world.initial[:, None] * world.emission
-    stars = (share * (RATINGS[world.liked] @ np.arange(1, 6))).sum(0) / share.sum(0)
-    partners = bought_together(world)
+    stars = (share * (model.RATINGS[world.liked] @ np.arange(1, 6))).sum(0) / share.sum(0)
+    partners = model.bought_together(world)
     for item, family in enumerate(world.family):
         department, kind, brand, level = _describe(world, family)
-        sibling = item % FAMILY_SIZE
+        sibling = item % model.FAMILY_SIZE
         if sibling == 0:
             usual = PRICES[world.traits[family, 2]] * rng.uniform(0.8, 1.25)
             since = date(2015, 1, 1) + timedelta(days=int(rng.integers(0, 2500)))
@@ -201,12 +189,13 @@ def _items(store: Store, seed: int) -> Iterator[dict]:
             "categories": ["Toystore", department, kind],
             "details": {"Brand": brand, "Color": COLOURS[sibling], "Date First Available": since.isoformat()},
             "parent_asin": store.item_ids[item],
-            "bought_together": [store.item_ids[FAMILY_SIZE * other + sibling] for other in partners[family]] or None,
+            "bought_together": [
+                store.item_ids[model.FAMILY_SIZE * other + sibling] for other in partners[family]] or None,
         }  # fmt: skip
 
 
 def _describe(world: World, family: int) -> tuple[str, str, str, str]:
     """Department, kind, brand and price level of a family, as words."""
     department, brand, level = world.traits[family]
-    kinds = KINDS[name := DEPARTMENTS[department]]
-    return name, kinds[family % len(kinds)], BRANDS[brand], PRICE_LEVELS[level]
+    kinds = model.KINDS[name := model.DEPARTMENTS[department]]
+    return name, kinds[family % len(kinds)], model.BRANDS[brand], model.PRICE_LEVELS[level]

@@ -14,6 +14,7 @@ from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.data.tasks import RankingTask
 from agenticrec_lite.evaluation.metrics import ranks_from_scores, summarize
 from agenticrec_lite.recommenders.base import Recommender
+from agenticrec_lite.runs import processes
 from agenticrec_lite.tools import TaskContext
 from agenticrec_lite.tools.text import standardise
 from agenticrec_lite.tools.toolbox import Toolbox
@@ -44,7 +45,7 @@ def play_tasks(
     generator: torch.Generator | None = None,
     progress: str | None = None,
 ) -> list[Trajectory]:
-    """One rollout a task.
+    """One rollout a task; of several processes each plays a share, and all get all of them.
 
     Args:
         policy: A policy.Policy.
@@ -57,9 +58,13 @@ def play_tasks(
     chat = ChatFormat.of(policy.tokenizer, policy.brief)
     groups = [
         Group(task.task_id, chat.prompt_ids(context), [RankingEnvironment(context, max_calls=max_calls)])
-        for task, context in zip(tasks, contexts, strict=True)
+        for task, context in list(zip(tasks, contexts, strict=True))[processes.share(len(tasks))]
     ]
-    return rollout(policy.model, chat, groups, sampling, generator, progress)
+    progress = progress if processes.is_main() else None
+    played = processes.gather(rollout(policy.model, chat, groups, sampling, generator, progress))
+    for number, trajectory in enumerate(played):
+        trajectory.group = number
+    return played
 
 
 def trajectory_ranks(trajectories: Sequence[Trajectory], tasks: Sequence[RankingTask]) -> np.ndarray:

@@ -5,7 +5,8 @@ Colours are Okabe and Ito's colour-blind-safe set (https://jfly.uni-koeln.de/col
 differ as well, so that every figure survives black and white print.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -24,6 +25,8 @@ STAGES = {  # stage in metrics.csv -> name, what its reward is, colour, line sty
 METHODS = {  # name in result.json, top to bottom -> label, colour, marker
     "popularity": ("popularity", SOFT, "o"),
     "itemknn": ("ItemKNN", SOFT, "o"),
+    "caser": ("Caser", SOFT, "o"),
+    "gru4rec": ("GRU4Rec", SOFT, "o"),
     "sasrec": ("SASRec", SOFT, "o"),
     "frozen": ("frozen policy", INK, "D"),
     "rta": ("RTA", BLUE, "o"),
@@ -46,6 +49,15 @@ STYLE = {
 }
 
 
+@contextmanager
+def panels(*shape: int, **options) -> Iterator[tuple[Figure, np.ndarray]]:
+    """A figure with rows and columns of axes in the house's style; closed, so that a notebook shows it once."""
+    with plt.rc_context(STYLE):
+        figure, grid = plt.subplots(*shape, squeeze=False, layout="constrained", **options)
+        yield figure, grid
+    plt.close(figure)
+
+
 def reward_curve(metrics: pd.DataFrame, references: Mapping[str, float] | None = None) -> Figure:
     """Mean reward of a trajectory over training: each step faint, the running mean strong.
 
@@ -62,11 +74,8 @@ def reward_curve(metrics: pd.DataFrame, references: Mapping[str, float] | None =
         metrics = metrics.assign(reward_mean=metrics["reward_pairs"].fillna(metrics["reward_mean"]))
     stages = _stages(metrics, "reward_mean")
     longest = max(len(frame) for frame in stages.values())
-    with plt.rc_context(STYLE):
-        figure, grid = plt.subplots(
-            1, len(stages), figsize=(8.6, 3.8), sharey=True, squeeze=False, layout="constrained",
-            width_ratios=[max(len(frame), 0.45 * longest) for frame in stages.values()],
-        )
+    widths = [max(len(frame), 0.45 * longest) for frame in stages.values()]
+    with panels(1, len(stages), figsize=(8.6, 3.8), sharey=True, width_ratios=widths) as (figure, grid):
         for axes, (stage, frame) in zip(grid[0], stages.items(), strict=True):
             name, reward, *look = STAGES.get(stage, (stage, "reward", INK, "-"))
             _trend(axes, frame["step"], frame["reward_mean"], *look)
@@ -77,7 +86,6 @@ def reward_curve(metrics: pd.DataFrame, references: Mapping[str, float] | None =
         if "ppr" in stages:
             _reference(grid[0][list(stages).index("ppr")], "guessing A or B", 0.5, DASHES[1])
         grid[0][0].set_ylabel("mean reward of a trajectory")
-    plt.close(figure)
     return figure
 
 
@@ -93,9 +101,7 @@ def tool_use(metrics: pd.DataFrame) -> Figure:
     stages = _stages(metrics, "calls")
     used = metrics.filter(regex="^tool_").mean().sort_values(ascending=False)
     names, rows = ["calls", *used.index], -(-(len(used) + 1) // 4)
-    with plt.rc_context(STYLE):
-        size = (9.8, 2.15 * rows + 0.3)
-        figure, grid = plt.subplots(rows, 4, figsize=size, sharex=True, squeeze=False, layout="constrained")
+    with panels(rows, 4, figsize=(9.8, 2.15 * rows + 0.3), sharex=True) as (figure, grid):
         for axes, name in zip(grid.flat, names, strict=False):
             _calls(axes, stages, name)
         highest = max([axes.get_ylim()[1] for axes in grid.flat[1 : len(names)]], default=1)
@@ -105,7 +111,6 @@ def tool_use(metrics: pd.DataFrame) -> Figure:
             axes.tick_params(labelleft=place % 4 == 0 or place == 1, labelbottom=place + 4 >= len(names))
         figure.supxlabel("training step", fontsize=10)
         figure.supylabel("mean calls in a trajectory", fontsize=10)
-    plt.close(figure)
     return figure
 
 
@@ -117,9 +122,8 @@ def training_signals(runs: Mapping[str, pd.DataFrame]) -> Figure:
     """
     signals = {"reward_mean": "mean reward", "valid": "valid answers", "entropy": "surprise, nats a token",
                "grad_norm": "gradient norm"}
-    with plt.rc_context(STYLE):
-        figure, grid = plt.subplots(1, len(signals), figsize=(10.4, 2.9), layout="constrained")
-        for axes, (column, title) in zip(grid, signals.items(), strict=True):
+    with panels(1, len(signals), figsize=(10.4, 2.9)) as (figure, grid):
+        for axes, (column, title) in zip(grid[0], signals.items(), strict=True):
             for (label, metrics), (colour, line, marker) in zip(runs.items(), RUNS, strict=False):
                 values = metrics[column].astype(float)
                 axes.plot(metrics["step"], values, color=colour, linestyle=line, linewidth=1.8, marker=marker,
@@ -129,8 +133,7 @@ def training_signals(runs: Mapping[str, pd.DataFrame]) -> Figure:
                 axes.set_ylim(-0.05, 1.05)
             axes.xaxis.get_major_locator().set_params(integer=True)
         figure.supxlabel("training step", fontsize=10)
-        figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(RUNS))
-    plt.close(figure)
+        figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=len(RUNS))
     return figure
 
 
@@ -145,21 +148,18 @@ def final_bars(result: Mapping) -> Figure:
     measured = result["metrics"]
     names = [name for name in METHODS if name in measured]
     places = np.array([place + 0.45 * (name in POLICIES) for place, name in enumerate(names)])
-    with plt.rc_context(STYLE):
-        size = (9.4, 0.4 * len(names) + 1.6)
-        figure, grid = plt.subplots(1, 2, figsize=size, sharey=True, layout="constrained")
-        for axes, metric in zip(grid, ("N@10", "H@1"), strict=True):
+    with panels(1, 2, figsize=(9.4, 0.4 * len(names) + 1.6), sharey=True) as (figure, grid):
+        for axes, metric in zip(grid[0], ("N@10", "H@1"), strict=True):
             for place, name in zip(places, names, strict=True):
                 _dot(axes, place, measured[name], metric, METHODS[name], filled=name in POLICIES)
             for name in (name for name in BOUNDS if metric in measured.get(name, {})):
                 _bound(axes, *BOUNDS[name], measured[name][metric])
             axes.set_xlabel(f"{metric}, {result['n_test']:,} test tasks (mean, 95 % interval)", fontsize=9.5)
             axes.margins(x=0.06)
-        grid[0].set_yticks(places, [METHODS[name][0] for name in names])
-        grid[0].set_ylim(places[-1] + 0.6, -0.6)
-        for name, label in zip(names, grid[0].get_yticklabels(), strict=True):
+        grid[0][0].set_yticks(places, [METHODS[name][0] for name in names])
+        grid[0][0].set_ylim(places[-1] + 0.6, -0.6)
+        for name, label in zip(names, grid[0][0].get_yticklabels(), strict=True):
             label.set_fontweight("bold" if name in POLICIES else "normal")
-    plt.close(figure)
     return figure
 
 
@@ -172,11 +172,9 @@ def side_by_side(points: pd.DataFrame) -> Figure:
         points: A row a dot, with columns panel, row, series, value, and low, high (NaN without an interval). Panels,
             rows (top to bottom) and series (at most four) come in the order in which they first appear.
     """
-    panels, rows, names = (list(points[column].unique()) for column in ("panel", "row", "series"))
-    with plt.rc_context(STYLE):
-        size = (9.4, 0.5 * len(rows) + 1.5)
-        figure, grid = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False, layout="constrained")
-        for axes, panel in zip(grid[0], panels, strict=True):
+    shown, rows, names = (list(points[column].unique()) for column in ("panel", "row", "series"))
+    with panels(1, len(shown), figsize=(9.4, 0.5 * len(rows) + 1.5), sharey=True) as (figure, grid):
+        for axes, panel in zip(grid[0], shown, strict=True):
             here = points[points["panel"] == panel]
             for name, dots in here.groupby("series", sort=False):
                 place = names.index(name)
@@ -190,7 +188,6 @@ def side_by_side(points: pd.DataFrame) -> Figure:
         grid[0][0].set_ylim(len(rows) - 0.5, -0.5)
         dots = {label: dot for axes in grid[0] for dot, label in zip(*axes.get_legend_handles_labels(), strict=True)}
         figure.legend([dots[name] for name in names], names, loc="outside upper left", ncols=len(names))
-    plt.close(figure)
     return figure
 
 

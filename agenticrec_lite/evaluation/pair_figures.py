@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from agenticrec_lite.evaluation.figures import BLUE, FAINT, INK, SOFT, STYLE, VERMILLION
+from agenticrec_lite.evaluation.figures import BLUE, FAINT, INK, SOFT, VERMILLION, panels
 
 LISTED = 10
 REACH = 6  # how far from zero the surrogate losses are drawn
@@ -21,8 +20,7 @@ def positive_places(ranks: Mapping[str, ArrayLike]) -> Figure:
         ranks: label -> ranks [n], inf where the list does not hold the positive; at most three labels.
     """
     names = [*map(str, range(1, LISTED + 1)), "not\nlisted"]
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(8.6, 3.6), layout="constrained")
+    with panels(figsize=(8.6, 3.6)) as (figure, ((axes,),)):
         width = 0.84 / len(ranks)
         for number, ((label, values), (face, hatch)) in enumerate(zip(ranks.items(), FILLS, strict=False)):
             values = np.asarray(values, dtype=float)
@@ -35,7 +33,6 @@ def positive_places(ranks: Mapping[str, ArrayLike]) -> Figure:
         axes.set_xticks(range(LISTED + 1), names)
         axes.set(xlabel="place of the positive", ylabel="share of the tasks")
         axes.legend(loc="upper right")
-    plt.close(figure)
     return figure
 
 
@@ -55,8 +52,7 @@ def surrogates(group_size: int = 8) -> Figure:
         ("log-loss", 2 * np.logaddexp(0, -delta), 2 * (1 - right), BLUE, "-"),
         ("expected missed reward", 2 * (1 - right), 2 * right * (1 - right), VERMILLION, dashed),
     ]
-    with plt.rc_context(STYLE):
-        figure, (left, other) = plt.subplots(1, 2, figsize=(9.4, 3.7), layout="constrained")
+    with panels(1, 2, figsize=(9.4, 3.7)) as (figure, ((left, other),)):
         left.step([-REACH, 0, REACH], [1, 1, 0], where="pre", color=INK, linewidth=1.2, label="0-1 error")
         for name, loss, slope, colour, line in curves:
             left.plot(delta, loss, color=colour, linestyle=line, linewidth=2.2, label=name)
@@ -70,7 +66,6 @@ def surrogates(group_size: int = 8) -> Figure:
             axes.axvline(0, color=SOFT, linewidth=0.8)
             axes.set_xlabel("score of the positive minus score of the negative")
             axes.legend(loc="upper right", handlelength=2.6)
-    plt.close(figure)
     return figure
 
 
@@ -85,9 +80,7 @@ def two_directions(log_odds: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> Figur
     """
     corners = {("left", "top"): "only less", ("right", "top"): "both right",
                ("left", "bottom"): "both wrong", ("right", "bottom"): "only more"}
-    with plt.rc_context(STYLE | {"axes.grid.axis": "both"}):
-        size = (4.0 * len(log_odds), 4.2)
-        figure, grid = plt.subplots(1, len(log_odds), figsize=size, squeeze=False, layout="constrained")
+    with panels(1, len(log_odds), figsize=(4.0 * len(log_odds), 4.2)) as (figure, grid):
         for axes, (label, (more, less)) in zip(grid[0], log_odds.items(), strict=True):
             more, less = np.asarray(more, dtype=float), np.asarray(less, dtype=float)
             reach = 1.3 * float(np.nanmax(np.abs([more, less]), initial=1e-6))
@@ -103,7 +96,7 @@ def two_directions(log_odds: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> Figur
             axes.axvline(0, color=SOFT, linewidth=1.1)
             axes.set(title=label, xlim=(-reach, reach), ylim=(-reach, reach))
             axes.locator_params(nbins=5)
+            axes.grid(axis="both")
             axes.set_xlabel("more: log-odds of the right answer")
         grid[0][0].set_ylabel("less: log-odds of the right answer")
-    plt.close(figure)
     return figure

@@ -17,7 +17,12 @@ from agenticrec_lite.errors import UserError
 ADDED = {
     "policy": {"revision": "main", "chat_template": "own", "attention": "sdpa", "gradient_checkpointing": False},
     "warm_start": {"steps": 0, "batch": 8, "micro_batch": 8, "learning_rate": 1e-3, "warmup_steps": 4},
-}
+    "agent": {"engine": "own", "vllm": {
+        "mode": "colocate", "gpu_memory_utilization": 0.3, "tensor_parallel_size": 1, "enable_sleep_mode": False,
+        "server_base_url": None,
+    }},
+    "tracking": {"report_to": "none"},
+}  # fmt: skip
 
 
 class _Loader(yaml.SafeLoader):

@@ -1,8 +1,10 @@
 """Classical recommenders: the baselines, and the evidence behind the collaborative tools."""
 
 from agenticrec_lite.recommenders.base import Recommender
+from agenticrec_lite.recommenders.caser import Caser
+from agenticrec_lite.recommenders.gru4rec import GRU4Rec
 from agenticrec_lite.recommenders.itemknn import ItemKNN
 from agenticrec_lite.recommenders.popularity import Popularity
 from agenticrec_lite.recommenders.sasrec import SASRec
 
-__all__ = ["ItemKNN", "Popularity", "Recommender", "SASRec"]
+__all__ = ["Caser", "GRU4Rec", "ItemKNN", "Popularity", "Recommender", "SASRec"]

@@ -48,14 +48,8 @@ class ItemKNN(Recommender):
 
     def score(self, histories: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]]) -> np.ndarray:
         """Sum over the history of the similarity to each candidate, [B, C]; 0 for an empty history."""
-        row = np.zeros(self.cosines.shape[0], dtype=np.float32)
-        scores = np.zeros((len(histories), len(candidates[0])), dtype=np.float32)
-        for i, (history, items) in enumerate(zip(histories, candidates, strict=True)):
-            similar = np.zeros((len(items), len(history)), dtype=np.float32)
-            for k, item in enumerate(history):
-                others, cosines = self.column(item)
-                row[others] = cosines
-                similar[:, k] = row[np.asarray(items)]
-                row[others] = 0
-            scores[i] = similar.sum(1)
-        return scores
+        sums = [
+            self.cosines[:, np.asarray(history, dtype=int)][np.asarray(items)].toarray(order="C").sum(1)
+            for history, items in zip(histories, candidates, strict=True)
+        ]
+        return np.stack(sums)

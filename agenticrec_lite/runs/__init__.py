@@ -9,7 +9,8 @@
                 ranks.csv           a row a test task: its user, and the positive's rank under each method
 
 Every file but trajectories.jsonl is written whole or not at all. One process at a time writes to a folder;
-the system frees its lock when that process ends, however it ends. Readers (`read_*`) need no lock.
+the system frees its lock when that process ends, however it ends. Readers (`read_*`) need no lock. Of several processes
+that train together the first writes; the others keep the same record in memory.
 """
 
 import csv
@@ -31,7 +32,7 @@ from filelock import FileLock, Timeout
 
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.profiles import completed
-from agenticrec_lite.runs import files
+from agenticrec_lite.runs import files, processes
 from agenticrec_lite.runs.files import plain, replacing
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 class Run:
     """An open run folder; made by `open_run`, closed by `close` or at the end of a `with` block."""
 
-    def __init__(self, folder: Path, config: dict[str, Any], lock: FileLock):
+    def __init__(self, folder: Path, config: dict[str, Any], lock: FileLock | None):
         self.folder, self.config, self._lock = folder, config, lock
         self.checkpoints = folder / "checkpoints"
         self._state = files.read_json(folder / "state.json")
@@ -56,7 +57,8 @@ class Run:
 
     def close(self) -> None:
         """Give the folder free for other processes."""
-        self._lock.release(force=True)
+        if self._lock:
+            self._lock.release(force=True)
 
     @property
     def result(self) -> dict[str, Any]:
@@ -70,7 +72,7 @@ class Run:
     def mark(self, stage: str, payload: Any = None) -> None:
         """Remember that `stage` is finished, and what later stages need of it."""
         state = self._state | {stage: plain(payload)}
-        files.write_json(self.folder / "state.json", state)
+        self._write_json("state.json", state)
         self._state = state  # only now: what could not be written is not done
 
     def payload(self, stage: str) -> Any:
@@ -84,6 +86,8 @@ class Run:
 
     def log_trajectories(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add rows to trajectories.jsonl: all of them, or none if the disk is full."""
+        if not self._lock:
+            return
         path, rows = self.folder / "trajectories.jsonl", list(rows)
         before = path.stat().st_size if path.exists() else 0
         try:
@@ -111,6 +115,8 @@ class Run:
 
         self._metrics = [row for row in self._metrics if kept(row)]
         self._write_metrics()
+        if not self._lock:
+            return
         with replacing(self.folder / "trajectories.jsonl") as path, open(path, "w", encoding="utf-8") as file:
             file.writelines(line for line, row in files.read_lines(self.folder / "trajectories.jsonl") if kept(row))
 
@@ -118,10 +124,12 @@ class Run:
         """Set fields of result.json; the peak memory and the versions are kept up to date along with them."""
         peak = max(peak_rss_mb(), self._result.get("peak_rss_mb", 0.0))
         self._result |= plain(fields) | {"peak_rss_mb": peak, "versions": versions()}
-        files.write_json(self.folder / "result.json", self._result)
+        self._write_json("result.json", self._result)
 
     def write_ranks(self, ranks: "pd.DataFrame") -> None:
         """Write ranks.csv: task_id, user and a column a method; infinite where the positive is not in the list."""
+        if not self._lock:
+            return
         with replacing(self.folder / "ranks.csv") as temporary:
             ranks.to_csv(temporary, index=False)
 
@@ -136,7 +144,13 @@ class Run:
             seconds[stage] = round(seconds.get(stage, 0.0) + time.monotonic() - started, 2)
             self.write_result(seconds=seconds)
 
+    def _write_json(self, name: str, value: Any) -> None:
+        if self._lock:
+            files.write_json(self.folder / name, value)
+
     def _write_metrics(self) -> None:
+        if not self._lock:
+            return
         path = self.folder / "metrics.csv"
         if not self._metrics:
             path.unlink(missing_ok=True)
@@ -159,6 +173,8 @@ def open_run(folder: str | Path, config: Mapping[str, Any]) -> Run:
         UserError: another process writes to the folder, its configuration differs, or it cannot be written.
     """
     folder, config = Path(folder), plain(completed(config))
+    if not processes.is_main():
+        return Run(folder, config, None)
     try:
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         # A singleton: a notebook cell that is run again gets the lock which its own kernel already holds.

@@ -146,11 +146,8 @@ class FittedCollaborative:
 
     def similar_items(self, place: tuple[str, int] | None) -> Evidence:
         """Co-occurrence plus, with less weight, embedding similarity; to one item or to the whole history."""
-        items = (
-            self.task.history
-            if place is None
-            else [(self.task.history if place[0] == "h" else self.task.candidates)[place[1]]]
-        )
+        shown = {"h": self.task.history, "c": self.task.candidates}
+        items = self.task.history if place is None else [shown[place[0]][place[1]]]
         together, close = self._similarities(list(items))
         near = largest(together, self.toolbox.neighbours + len(self.task.history))
         titles = [self.toolbox.cards[item].title for item in near if item not in self.task.history]

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from transformers import TrainerCallback
 
 from agenticrec_lite.errors import UserError
-from agenticrec_lite.runs import Run, read_metrics, replacing
+from agenticrec_lite.runs import Run, processes, read_metrics, replacing
 from agenticrec_lite.runs.files import remove
 
 KEPT = 2
@@ -48,7 +48,7 @@ class Checkpoints(TrainerCallback):
                 self.step = int(path.stem)
                 break
             except (OSError, ValueError, SafetensorError) as error:
-                print(f"{stage}: the checkpoint {path.name} cannot be used ({error}); an earlier one must do.")
+                processes.say(f"{stage}: the checkpoint {path.name} cannot be used ({error}); an earlier one must do.")
                 remove(path)
         run.rewind(stage, self.step + 1)
         self.history = [
@@ -56,7 +56,7 @@ class Checkpoints(TrainerCallback):
             for row in (read_metrics(run.folder).query("stage == @stage").to_dict("records") if self.step else [])
         ]
         if self.step:
-            print(f"{stage}: going on after step {self.step}.")
+            processes.say(f"{stage}: going on after step {self.step}.")
 
     def save(self, trainer) -> None:
         """Write the checkpoint of the step that has just ended, unless it was the last step; keep two.
@@ -121,17 +121,21 @@ def check_adapter(run: Run, stage: str) -> None:
 def check_resumed(run: Run, stages: Sequence[str]) -> None:
     """Say what differs from when the run began, and what it has lost; remove checkpoints of finished stages.
 
-    Another number of threads adds in another order: the last digits differ, then a sampled token, then all else.
+    Another number of threads adds in another order: the last digits differ, then a sampled token, then all else. With
+    another number of processes, each draws other rollouts.
     """
     now = {"threads": torch.get_num_threads(), "device": "cuda" if torch.cuda.is_available() else "cpu"}
+    now["processes"] = processes.count()
     began = run.result.get("computed_with", now)
+    began = began | {"processes": began.get("processes", 1)}  # an earlier version knew of one only
     if began != now:
-        print(f"Warning: the run began with {began} and goes on with {now}: not bit for bit what it would have been.")
+        processes.say(f"Warning: the run began with {began} and goes on with {now}: another way than bit for bit.")
     run.write_result(computed_with=began)
     for stage in filter(run.done, stages):
         remove(run.checkpoints / f"{stage}_steps")
         if not run.logged_steps(stage):
-            print(f"Warning: metrics.csv or trajectories.jsonl has lost the steps of {stage}; its results stand.")
+            lost = "metrics.csv or trajectories.jsonl has lost the steps"
+            processes.say(f"Warning: {lost} of {stage}; its results stand.")
 
 
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
@@ -168,7 +172,7 @@ def _generators() -> tuple[dict[str, torch.Tensor], dict]:
 
 def _set_generators(tensors: dict[str, torch.Tensor], state: dict) -> None:
     torch.set_rng_state(tensors["torch"])
-    for name, tensor in _under("cuda", tensors):
+    for name, tensor in _under("cuda", tensors) if torch.cuda.is_available() else ():
         torch.cuda.set_rng_state(tensor, int(name))
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))

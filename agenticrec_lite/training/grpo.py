@@ -15,7 +15,7 @@ import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
 from agenticrec_lite.agent.environment import RankingEnvironment
@@ -23,13 +23,15 @@ from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.rollout import Group, Sampling, enough_memory, rollout
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.errors import UserError
-from agenticrec_lite.policy import Policy, fp32_adapter, precision
+from agenticrec_lite.policy import Policy, fp32_adapter
 from agenticrec_lite.rewards import group_advantages
-from agenticrec_lite.runs import Run
+from agenticrec_lite.runs import Run, processes
 from agenticrec_lite.tools import TaskContext
+from agenticrec_lite.training.arguments import grpo_config
 from agenticrec_lite.training.checkpoint import Checkpoints
 from agenticrec_lite.training.log import step_metrics, trajectory_rows
-from agenticrec_lite.training.scoring import predictor_states, token_logprobs
+from agenticrec_lite.training.scoring import action_logprobs
+from agenticrec_lite.training.vllm_rollout import rollout_by_turns, vllm_arguments, vllm_here
 
 MOST_SKIPPED = 5  # steps in a row without a finite gradient that end a stage
 
@@ -61,7 +63,7 @@ class Question:
 
 
 class ListwiseGRPOTrainer(GRPOTrainer):
-    """GRPO over whole tool-using trajectories.
+    """GRPO over whole tool-using trajectories. Of several processes each takes a share of a step's tasks.
 
     Args:
         policy: With a LoRA adapter, which is trained in place and goes on from where it is.
@@ -75,6 +77,10 @@ class ListwiseGRPOTrainer(GRPOTrainer):
         seed: Of rollouts.
         watch: Called after each step with the metrics of all steps so far, a dict a step.
         checkpoints: Of a stage that may be cut off; with one to go on from, `questions` are those after its step.
+        report_to: Where trl reports its own figures, such as "tensorboard".
+
+    Raises:
+        UserError: The processes cannot share a step evenly.
     """
 
     def __init__(
@@ -90,6 +96,7 @@ class ListwiseGRPOTrainer(GRPOTrainer):
         output_dir: str,
         watch: Callable[[list[dict]], None] | None = None,
         checkpoints: Checkpoints | None = None,
+        report_to: str = "none",
     ):
         self.watch, self.checkpoints = watch, checkpoints
         self.questions = {question.task_id: question for question in questions}
@@ -98,11 +105,15 @@ class ListwiseGRPOTrainer(GRPOTrainer):
         self.sampling = Sampling.of(agent, settings["temperature"])
         self.trajectories: list[Trajectory] = []
         self.history: list[dict] = checkpoints.history if checkpoints else []
-        self.bar = tqdm(total=settings["steps"], initial=len(self.history), desc=stage.upper(), unit="step")
+        told = {"desc": stage.upper(), "unit": "step", "disable": not processes.is_main()}
+        self.bar = tqdm(total=settings["steps"], initial=len(self.history), **told)
+        self.by_turns = agent.get("engine") == "vllm" and vllm_here(policy.model)
+        more = vllm_arguments(agent, self.chat, questions) if self.by_turns else {}
+        dtype = str(policy.model.dtype).removeprefix("torch.")
         super().__init__(
             policy.model,
             reward_funcs=lambda trajectory, **_: [t.reward for t in trajectory],
-            args=grpo_config(settings, agent, output_dir, seed, str(policy.model.dtype).removeprefix("torch.")),
+            args=grpo_config(settings, agent, output_dir, seed, dtype, report_to=report_to, **more),
             train_dataset=_dataset(questions),
             processing_class=policy.tokenizer,
             rollout_func=self._rollout,
@@ -116,15 +127,20 @@ class ListwiseGRPOTrainer(GRPOTrainer):
         """trl's rollout hook. Prompts arrive repeated group_size times; only the task id in them is used."""
         started = time.monotonic()
         self.trajectories = self._play([self.questions[p[0]["content"]] for p in prompts[:: self.num_generations]])
+        first = processes.index() * len(prompts) // self.num_generations
         for trajectory in self.trajectories:
             trajectory.reward = self.reward(trajectory, self.questions[trajectory.task_id].right)
+            trajectory.group += first
         self.seconds_rollout, self.update_started = time.monotonic() - started, time.monotonic()
         return as_batch(self.trajectories)
 
     def _play(self, questions: Sequence[Question]) -> list[Trajectory]:
         """A group of sampled trajectories for each question."""
         groups = [q.group(self.chat, self.num_generations, self.agent["max_calls"]) for q in questions]
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.state.global_step)
+        if self.by_turns:
+            return rollout_by_turns(self, groups)
+        seed = processes.own_seed(self.seed * 1_000_003 + self.state.global_step)
+        generator = torch.Generator().manual_seed(seed)
         return rollout(self.model, self.chat, groups, self.sampling, generator)
 
     def _generate_and_score_completions(self, inputs):
@@ -136,6 +152,7 @@ class ListwiseGRPOTrainer(GRPOTrainer):
             trajectory.advantage, trajectory.dropped = float(advantage), bool(drop)
         batch["advantages"] = torch.tensor(advantages, dtype=torch.float32, device=batch["advantages"].device)
         batch["tool_mask"] = batch["tool_mask"] * (batch["advantages"] != 0)[:, None]
+        self.trajectories = processes.gather(self.trajectories)
         return batch
 
     def _prepare_inputs(self, generation_batch):
@@ -147,12 +164,12 @@ class ListwiseGRPOTrainer(GRPOTrainer):
 
     def _compute_loss(self, model, inputs):
         self._actions = (inputs["completion_mask"] * inputs["tool_mask"]).bool()
-        return super()._compute_loss(model, inputs)
+        return super()._compute_loss(self.accelerator.unwrap_model(model), inputs)
 
     def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, **_):
         """Log-probabilities of the action tokens [B, C], 0 elsewhere.
 
-        Each prompt is run once a group, and a row without advantage, which has no gradient, not at all.
+        What a group shares is run once, and a row without advantage, which has no gradient, not at all.
         """
         n_prompt = input_ids.shape[1] - logits_to_keep
         rows = self._actions.any(1)
@@ -164,15 +181,16 @@ class ListwiseGRPOTrainer(GRPOTrainer):
         start = int(prompt_mask.argmax(1).min())
         completions, actions = input_ids[:, n_prompt:][:, :length], actions[:, :length]
         with self.accelerator.autocast():
-            states = predictor_states(
+            logprobs, entropies = action_logprobs(
                 model,
                 input_ids[first, start:n_prompt],
                 prompt_mask[:, start:],
                 completions,
                 completion_mask[:, :length],
+                actions,
                 group_of,
+                self.temperature,
             )
-            logprobs, entropies = token_logprobs(model, states[actions], completions[actions], self.temperature)
         scattered = torch.zeros(2, *self._actions.shape, device=input_ids.device)
         where = torch.nonzero(self._actions, as_tuple=True)
         return scattered[0].index_put(where, logprobs), scattered[1].index_put(where, entropies), None
@@ -186,7 +204,21 @@ class ListwiseGRPOTrainer(GRPOTrainer):
     def training_step(self, model, inputs, num_items_in_batch=None):
         smaller = f"{self.stage}.micro_groups, {self.stage}.group_size or agent.max_completion_tokens"
         with enough_memory(f"an update of {self.stage.upper()}", smaller):
-            return super().training_step(model, inputs, num_items_in_batch)
+            loss = super().training_step(model, inputs, num_items_in_batch)
+            if self.accelerator.sync_gradients and processes.count() > 1:
+                self._average_gradients()
+        return loss
+
+    def _average_gradients(self) -> None:
+        """Give all processes the mean of their gradients, which is what one process with all the shares would have.
+
+        DistributedDataParallel would do so if the loss came from its own forward pass; prompts are shared around it.
+        """
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
+        mean = self.accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "mean")
+        for parameter, part in zip(trained, mean.split([p.numel() for p in trained]), strict=True):
+            parameter.grad = part.view_as(parameter).clone()
 
     def _get_grad_norm(self, model, grad_norm=None):
         """The gradient's norm; a gradient that is not finite, or has no evidence behind it, is removed.
@@ -247,31 +279,3 @@ def as_batch(trajectories: Sequence[Trajectory]) -> dict:
 def _dataset(questions: Sequence[Question]) -> Dataset:
     """trl's rows: all that a rollout needs of them is the task id."""
     return Dataset.from_list([{"prompt": [{"role": "user", "content": q.task_id}]} for q in questions])
-
-
-def grpo_config(settings: dict, agent: dict, output_dir: str, seed: int, dtype: str = "float32") -> GRPOConfig:
-    """trl's arguments for a stage: on-policy, dr_grpo, no reward scaling, no KL."""
-    return GRPOConfig(
-        output_dir,
-        **precision(dtype),
-        num_generations=settings["group_size"],
-        per_device_train_batch_size=settings["micro_groups"] * settings["group_size"],
-        gradient_accumulation_steps=settings["tasks_per_step"] // settings["micro_groups"],
-        max_steps=settings["steps"],
-        learning_rate=settings["learning_rate"],
-        lr_scheduler_type="linear",  # down to 0: Adam takes steps as long when little but noise is left to learn from
-        warmup_steps=settings["warmup_steps"],
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-        temperature=settings["temperature"],
-        loss_type="dr_grpo",
-        scale_rewards="none",
-        beta=0.0,
-        max_completion_length=agent["max_completion_tokens"],
-        shuffle_dataset=False,
-        logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        seed=seed,
-    )

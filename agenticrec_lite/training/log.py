@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from agenticrec_lite.training.pipeline import Experiment
 
 METHODS = (
-    "random", "popularity", "itemknn", "sasrec", "ceiling", "bayes", "oracle", "frozen", "warm_start",
-    "rta", "ppr",
+    "random", "popularity", "itemknn", "caser", "gru4rec", "sasrec", "ceiling", "bayes", "oracle", "frozen",
+    "warm_start", "rta", "ppr",
 )  # fmt: skip
-BASELINES = ("popularity", "itemknn", "sasrec")
+BASELINES = ("popularity", "itemknn", "caser", "gru4rec", "sasrec")
 COMPARED = [
     ("rta", "frozen"), ("warm_start", "frozen"), ("rta", "warm_start"), ("ppr", "rta"),
     *((stage, name) for stage in ("rta", "ppr") for name in BASELINES),

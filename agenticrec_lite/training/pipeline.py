@@ -18,10 +18,12 @@ from agenticrec_lite.evaluation.metrics import summarize
 from agenticrec_lite.plan import check_hardware
 from agenticrec_lite.policy import Policy, load_policy, save_adapter
 from agenticrec_lite.profiles import load_profile
+from agenticrec_lite.recommenders import Caser, GRU4Rec, Recommender
 from agenticrec_lite.rewards import listwise_reward, refinement_reward
-from agenticrec_lite.runs import Run, open_run, read_trajectories
+from agenticrec_lite.runs import Run, open_run, processes, read_trajectories
 from agenticrec_lite.tools import TaskContext
 from agenticrec_lite.tools.toolbox import Toolbox
+from agenticrec_lite.training.arguments import check_settings
 from agenticrec_lite.training.checkpoint import Checkpoints, check_adapter, check_resumed
 from agenticrec_lite.training.grpo import ListwiseGRPOTrainer, Question
 from agenticrec_lite.training.log import BASELINES, figures_again, record, result_metrics, trajectory_rows
@@ -31,6 +33,7 @@ from agenticrec_lite.training.mining import HardNegative, mine_hard_negatives, p
 from agenticrec_lite.training.warm_start import warm_start
 
 TRAINED = ("rta", "ppr")
+BESIDE = {"caser": Caser, "gru4rec": GRU4Rec}  # baselines that no tool asks
 
 
 @dataclass
@@ -98,12 +101,24 @@ class Experiment:
     def adapter(self, stage: str) -> Path:
         return self.run.checkpoints / stage
 
+    def keep(self, stage: str) -> None:
+        """Save the adapter of a stage that has just ended, and mark the stage as finished."""
+        if processes.is_main():
+            save_adapter(self.policy.model, self.adapter(stage))
+        self.run.mark(stage)
+        processes.gather([])  # before anyone reads it
+
+    def scratch(self, stage: str, name: str) -> str:
+        """The folder that a stage's trainer writes to: below checkpoints/, or what it tracks into tracking/."""
+        tracked = self.profile["tracking"]["report_to"] != "none"
+        return str(self.run.folder / "tracking" / stage if tracked else self.run.checkpoints / name)
+
     def play(self, tasks, contexts, temperature: float = 0.0, title: str | None = None) -> list[Trajectory]:
         """One trajectory a task, by the policy as it is now."""
         agent = self.profile["agent"]
         return evaluate.play_tasks(
             self.policy, contexts, tasks, Sampling.of(agent, temperature), agent["max_calls"],
-            torch.Generator().manual_seed(self.seed), title,
+            torch.Generator().manual_seed(processes.own_seed(self.seed)), title,
         )  # fmt: skip
 
     def logged(self, stage: str, **wanted) -> list[dict]:
@@ -119,8 +134,13 @@ def start(dataset: str, profile: str, seed: int, out: str | Path, overrides: dic
     Raises:
         UserError: Unknown dataset, profile or setting; the folder holds another run.
     """
+    return processes.main_first(lambda: _start(dataset, profile, seed, out, overrides))
+
+
+def _start(dataset: str, profile: str, seed: int, out: str | Path, overrides: dict | None) -> Experiment:
     settings = load_profile(profile, **(overrides or {}))
     check_hardware(profile, settings)
+    check_settings(settings)
     log = load_dataset(dataset)
     data = {"data": log.fingerprint()} if is_own(dataset) else {}  # files of one's own may change under their name
     run = open_run(out, {"dataset": dataset, "profile": profile, "seed": seed, **data, **settings})
@@ -131,7 +151,7 @@ def start(dataset: str, profile: str, seed: int, out: str | Path, overrides: dic
 
 
 def evaluate_baselines(experiment: Experiment) -> dict:
-    """Random, popularity, ItemKNN, SASRec and the evidence ceiling on the test tasks; of the toystore also Bayes."""
+    """Random order, the recommenders and the evidence ceiling on the test tasks; of the toystore also Bayes."""
     test, run = experiment.test, experiment.run
     if not run.done("baselines"):
         toolbox = experiment.toolbox
@@ -139,7 +159,8 @@ def evaluate_baselines(experiment: Experiment) -> dict:
         with run.timer("baselines"):
             ranks = {"random": evaluate.random_ranks(test, experiment.seed)}
             for name in BASELINES:
-                ranks[name] = evaluate.baseline_ranks(getattr(toolbox, name), test)
+                model = getattr(toolbox, name) if name not in BESIDE else fitted(experiment, BESIDE[name]())
+                ranks[name] = evaluate.baseline_ranks(model, test)
             ranks["ceiling"] = evaluate.ceiling_ranks(toolbox, validation, test, experiment.test_contexts)
             if experiment.log.name == "toystore":
                 from agenticrec_lite.evaluation.bayes import bayes_ranks, oracle_ranks  # and DuckDB, where it is needed
@@ -149,6 +170,12 @@ def evaluate_baselines(experiment: Experiment) -> dict:
     for name, values in run.payload("baselines").items():
         record(experiment, name, np.array(values), summarize(values, evaluate.users_of(test)))
     return result_metrics(run)
+
+
+def fitted(experiment: Experiment, model: Recommender) -> Recommender:
+    """A recommender, fitted on what the tools of the test are fitted on."""
+    rows = experiment.log.interactions.iloc[experiment.split.fit_rows("test")]
+    return model.fit(rows, len(experiment.log.items), experiment.seed)
 
 
 def play_logged(experiment: Experiment, stage: str, tasks, contexts, temperature: float = 0.0) -> list[Trajectory]:
@@ -227,20 +254,20 @@ def train(experiment: Experiment, stage: str, questions: list[Question], reward,
     steps = min(settings["steps"], len(questions) // settings["tasks_per_step"])
     if steps < settings["steps"]:
         left = "go on with these" if steps else "the stage is left out, the policy stays as it is"
-        print(f"{stage}: {len(questions)} questions give {steps} of {settings['steps']} steps; {left}.")
+        processes.say(f"{stage}: {len(questions)} questions give {steps} of {settings['steps']} steps; {left}.")
     if not steps:
         return
     vars(experiment).pop("policy", None)  # an attempt that was interrupted in this process has moved its weights
-    checkpoints = Checkpoints(run, stage)
+    checkpoints = processes.main_first(lambda: Checkpoints(run, stage))
     first, end = (n * settings["tasks_per_step"] for n in (checkpoints.step, steps))
     trainer = ListwiseGRPOTrainer(
         experiment.policy, questions[first:end], reward, {**settings, "steps": steps}, experiment.profile["agent"],
-        run, stage, experiment.seed, str(checkpoints.folder), watch, checkpoints,
+        run, stage, experiment.seed, experiment.scratch(stage, checkpoints.folder.name), watch, checkpoints,
+        experiment.profile["tracking"]["report_to"],
     )  # fmt: skip
     with run.timer(stage), trainer.bar:
         trainer.train()
-    save_adapter(experiment.policy.model, experiment.adapter(stage))
-    run.mark(stage)
+    experiment.keep(stage)
     checkpoints.clear()
 
 

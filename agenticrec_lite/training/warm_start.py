@@ -13,12 +13,13 @@ import numpy as np
 from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
-from trl import SFTConfig, SFTTrainer
+from trl import SFTTrainer
 
 from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.trajectory import Trajectory
-from agenticrec_lite.policy import fp32_adapter, precision, save_adapter
-from agenticrec_lite.runs import Run
+from agenticrec_lite.policy import fp32_adapter
+from agenticrec_lite.runs import Run, processes
+from agenticrec_lite.training.arguments import sft_config
 from agenticrec_lite.training.nano.teacher import play, scripted_ranking
 
 if TYPE_CHECKING:
@@ -40,21 +41,22 @@ def warm_start(experiment: "Experiment") -> None:
     run.rewind("warm_start")
     policy = experiment.policy
     rows = demonstrations(experiment, ChatFormat.of(policy.tokenizer, policy.brief))
-    dtype, scratch = experiment.profile["policy"]["dtype"], str(run.checkpoints / "warm_start_trainer")
+    dtype, scratch = experiment.profile["policy"]["dtype"], experiment.scratch("warm_start", "warm_start_trainer")
+    report_to = experiment.profile["tracking"]["report_to"]
     trainer = SFTTrainer(
         policy.model,
-        args=sft_config(settings, dtype, experiment.seed, scratch),
+        args=sft_config(settings, dtype, experiment.seed, scratch, report_to),
         train_dataset=Dataset.from_list([as_row(row) for row in rows]),
         processing_class=policy.tokenizer,
     )
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     fp32_adapter(trainer.model)  # trl makes the adapter of a quantised base bf16, where small updates round away
-    with run.timer("warm_start"), tqdm(total=settings["steps"], desc="warm start", unit="step") as bar:
+    quiet = not processes.is_main()
+    with run.timer("warm_start"), tqdm(total=settings["steps"], desc="warm start", unit="step", disable=quiet) as bar:
         trainer.add_callback(_Log(run, bar))
         trainer.train()
-    save_adapter(policy.model, experiment.adapter("warm_start"))
-    run.mark("warm_start")
+    experiment.keep("warm_start")
     vars(experiment).pop("policy")  # the trainer has changed how its model computes a loss
 
 
@@ -91,25 +93,3 @@ class _Log(TrainerCallback):
         self.started = time.monotonic()
         self.bar.update()
         self.bar.set_postfix(ce=f"{row['action_ce']:.3f}", accuracy=f"{row['accuracy']:.2f}")
-
-
-def sft_config(settings: dict, dtype: str, seed: int, output_dir: str) -> SFTConfig:
-    """trl's arguments for the warm start."""
-    return SFTConfig(
-        output_dir,
-        **precision(dtype),
-        max_length=None,
-        per_device_train_batch_size=settings["micro_batch"],
-        gradient_accumulation_steps=settings["batch"] // settings["micro_batch"],
-        max_steps=settings["steps"],
-        learning_rate=settings["learning_rate"],
-        lr_scheduler_type="linear",
-        warmup_steps=settings["warmup_steps"],
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-        logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        seed=seed,
-    )

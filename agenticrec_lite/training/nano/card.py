@@ -5,30 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-CARD = """# nano
-
-A policy of the Qwen3 architecture with its own byte-level BPE, pre-trained by this project on generated worlds only:
-random catalogues with random evidence. It speaks the text protocol, asks for a list of candidates half as often as for
-anything else, and follows one of the lists it has been shown. It has never seen a film, a product or a user. Rebuild
-it with
-
-    agenticrec pretrain-nano --out data/nano
-
-which took {minutes:.0f} minutes on 2 CPU cores. `training_log.csv` has the losses.
-
-| recipe | |
-|---|---|
-{made}
-
-In held-out generated worlds, sampled at temperature 1 (exact: the whole answer is the order by the evidence that the
-last thought names; first: its first place is):
-
-| | |
-|---|---|
-{can}
-
-Licence: Apache-2.0, as the project.
-"""
+CARD = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
 
 
 def write_log(path: Path, log: list[dict], every: int = 25) -> None:

@@ -68,22 +68,12 @@ def new_tokenizer(rng: np.random.Generator, worlds: int = 1500) -> PreTrainedTok
 def new_policy(recipe: Recipe, vocabulary: int) -> Qwen3ForCausalLM:
     """An untrained policy of the Qwen3 architecture."""
     torch.manual_seed(recipe.seed)
-    model = Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=vocabulary,
-            hidden_size=recipe.hidden,
-            intermediate_size=3 * recipe.hidden,
-            num_hidden_layers=recipe.layers,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=32,
-            max_position_embeddings=4096,
-            tie_word_embeddings=True,
-            pad_token_id=0,
-            bos_token_id=None,
-            eos_token_id=2,
-        )
-    )
+    config = Qwen3Config(
+        vocab_size=vocabulary, hidden_size=recipe.hidden, intermediate_size=3 * recipe.hidden,
+        num_hidden_layers=recipe.layers, num_attention_heads=4, num_key_value_heads=2, head_dim=32,
+        max_position_embeddings=4096, tie_word_embeddings=True, pad_token_id=0, bos_token_id=None, eos_token_id=2,
+    )  # fmt: skip
+    model = Qwen3ForCausalLM(config)
     for layer in model.model.layers:
         for norm in (layer.self_attn.q_norm, layer.self_attn.k_norm):
             norm.weight.data.fill_(recipe.query_key_scale)

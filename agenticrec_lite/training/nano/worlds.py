@@ -15,16 +15,7 @@ from agenticrec_lite.tools import Evidence, ItemCard, TaskContext
 
 N_CANDIDATES = 20
 _WORDS = sorted({w for text in pydoc_data.topics.topics.values() for w in re.findall(r"[A-Za-z]{2,}", text)})
-_SYLLABLES = [c + v for c in "bcdfghjklmnprstvwz" for v in "aeiou"] + [
-    "an",
-    "er",
-    "in",
-    "or",
-    "us",
-    "el",
-    "ch",
-    "tion",
-]
+_SYLLABLES = [c + v for c in "bcdfghjklmnprstvwz" for v in "aeiou"] + "an er in or us el ch tion".split()
 _SCRIPTS = [(0xC0, 0x17F), (0x391, 0x3C9), (0x410, 0x44F), (0x5D0, 0x5EA), (0x627, 0x64A), (0x905, 0x939),
             (0xE01, 0xE2E), (0x3041, 0x3096), (0x4E00, 0x4FFF), (0xAC00, 0xAD00)]  # fmt: skip
 

@@ -1,0 +1,105 @@
+"""trl's arguments for a stage, out of a profile's settings, and what must hold of these on this machine."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from transformers.integrations import get_available_reporting_integrations
+from trl import GRPOConfig, SFTConfig
+
+from agenticrec_lite.errors import UserError
+from agenticrec_lite.policy import precision
+from agenticrec_lite.runs import processes
+
+
+def grpo_config(settings: dict, agent: dict, output_dir: str, seed: int, dtype: str = "float32", **more) -> GRPOConfig:
+    """trl's arguments for a stage: on-policy, dr_grpo, no reward scaling, no KL; and `more` of them."""
+    return GRPOConfig(
+        output_dir,
+        **precision(dtype),
+        num_generations=settings["group_size"],
+        per_device_train_batch_size=settings["micro_groups"] * settings["group_size"],
+        gradient_accumulation_steps=passes(settings, "tasks_per_step", "micro_groups"),
+        max_steps=settings["steps"],
+        learning_rate=settings["learning_rate"],
+        lr_scheduler_type="linear",  # down to 0: Adam takes steps as long when little but noise is left to learn from
+        warmup_steps=settings["warmup_steps"],
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        temperature=settings["temperature"],
+        loss_type="dr_grpo",
+        scale_rewards="none",
+        beta=0.0,
+        max_completion_length=agent["max_completion_tokens"],
+        shuffle_dataset=False,
+        logging_steps=1,
+        save_strategy="no",
+        disable_tqdm=True,
+        seed=seed,
+        **{"report_to": "none"} | more,
+    )
+
+
+def sft_config(settings: dict, dtype: str, seed: int, output_dir: str, report_to: str = "none") -> SFTConfig:
+    """trl's arguments for the warm start."""
+    return SFTConfig(
+        output_dir,
+        **precision(dtype),
+        max_length=None,
+        per_device_train_batch_size=settings["micro_batch"],
+        gradient_accumulation_steps=passes(settings, "batch", "micro_batch"),
+        max_steps=settings["steps"],
+        learning_rate=settings["learning_rate"],
+        lr_scheduler_type="linear",
+        warmup_steps=settings["warmup_steps"],
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        logging_steps=1,
+        save_strategy="no",
+        report_to=report_to,
+        disable_tqdm=True,
+        seed=seed,
+    )
+
+
+def passes(settings: Mapping[str, Any], of_step: str, at_once: str, section: str = "") -> int:
+    """Forward and backward passes a step in each process, all of the same size.
+
+    Args:
+        settings: A section of the profile.
+        of_step, at_once: Names of its settings: how many things all processes take in a step, and one process at once.
+        section: Its name, for the error.
+
+    Raises:
+        UserError: It cannot be divided so.
+    """
+    part = settings[at_once] * processes.count()
+    if settings[of_step] % part:
+        raise UserError(
+            f"{section}{of_step} is {settings[of_step]}, but must be a multiple of {part}: {settings[at_once]} at once "
+            f"({section}{at_once}) in each of {processes.count()} processes; set it so, or a smaller {at_once}."
+        )
+    return settings[of_step] // part
+
+
+def check_settings(settings: dict) -> None:
+    """Whether the processes can share the steps, and what is to track them is there.
+
+    Raises:
+        UserError: They cannot, or it is not.
+    """
+    if "true" in (os.environ.get(f"ACCELERATE_USE_{name}", "").lower() for name in ("DEEPSPEED", "FSDP")):
+        raise UserError(
+            "Training is data-parallel, each process with the whole policy; launch it without DeepSpeed and FSDP, "
+            "and train a policy too large for that with trl's own trainer."
+        )
+    for stage in ("rta", "ppr"):
+        passes(settings[stage], "tasks_per_step", "micro_groups", f"{stage}.")
+    if settings["warm_start"]["steps"]:
+        passes(settings["warm_start"], "batch", "micro_batch", "warm_start.")
+    report_to, there = settings["tracking"]["report_to"], get_available_reporting_integrations()
+    if report_to != "none" and report_to not in there:
+        raise UserError(
+            f"tracking.report_to is {report_to!r}, which is not installed here; pip install {report_to}, or set it to "
+            f"{' or '.join(['none', *there])}."
+        )
