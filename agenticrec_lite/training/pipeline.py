@@ -14,26 +14,24 @@ from agenticrec_lite.data.log import InteractionLog
 from agenticrec_lite.data.split import Split, temporal_split
 from agenticrec_lite.data.tasks import RankingTask, build_tasks
 from agenticrec_lite.evaluation import evaluate
-from agenticrec_lite.evaluation.metrics import summarize
 from agenticrec_lite.plan import check_hardware
 from agenticrec_lite.policy import Policy, load_policy, save_adapter
 from agenticrec_lite.profiles import load_profile
-from agenticrec_lite.recommenders import Caser, GRU4Rec, Recommender
 from agenticrec_lite.rewards import listwise_reward, refinement_reward
 from agenticrec_lite.runs import Run, open_run, processes, read_trajectories
 from agenticrec_lite.tools import TaskContext
 from agenticrec_lite.tools.toolbox import Toolbox
 from agenticrec_lite.training.arguments import check_settings
+from agenticrec_lite.training.baselines import evaluate_baselines as evaluate_baselines  # the notebooks find it here
 from agenticrec_lite.training.checkpoint import Checkpoints, check_adapter, check_resumed
 from agenticrec_lite.training.grpo import ListwiseGRPOTrainer, Question
-from agenticrec_lite.training.log import BASELINES, figures_again, record, result_metrics, trajectory_rows
+from agenticrec_lite.training.log import figures_again, record, result_metrics, trajectory_rows
 from agenticrec_lite.training.log import finish as finish  # the notebooks find both here
 from agenticrec_lite.training.log import results_table as results_table
 from agenticrec_lite.training.mining import HardNegative, mine_hard_negatives, pair_questions
 from agenticrec_lite.training.warm_start import warm_start
 
 TRAINED = ("rta", "ppr")
-BESIDE = {"caser": Caser, "gru4rec": GRU4Rec}  # baselines that no tool asks
 
 
 @dataclass
@@ -148,34 +146,6 @@ def _start(dataset: str, profile: str, seed: int, out: str | Path, overrides: di
     check_resumed(run, TRAINED)
     run.write_result(dataset=dataset, profile=profile, seed=seed, n_test=len(experiment.test))
     return experiment
-
-
-def evaluate_baselines(experiment: Experiment) -> dict:
-    """Random order, the recommenders and the evidence ceiling on the test tasks; of the toystore also Bayes."""
-    test, run = experiment.test, experiment.run
-    if not run.done("baselines"):
-        toolbox = experiment.toolbox
-        validation = experiment.tasks("validation", experiment.profile["evaluation"]["n_validation"])
-        with run.timer("baselines"):
-            ranks = {"random": evaluate.random_ranks(test, experiment.seed)}
-            for name in BASELINES:
-                model = getattr(toolbox, name) if name not in BESIDE else fitted(experiment, BESIDE[name]())
-                ranks[name] = evaluate.baseline_ranks(model, test)
-            ranks["ceiling"] = evaluate.ceiling_ranks(toolbox, validation, test, experiment.test_contexts)
-            if experiment.log.name == "toystore":
-                from agenticrec_lite.evaluation.bayes import bayes_ranks, oracle_ranks  # and DuckDB, where it is needed
-
-                ranks |= {"bayes": bayes_ranks(test, experiment.log), "oracle": oracle_ranks(test, experiment.log)}
-        run.mark("baselines", {name: values.tolist() for name, values in ranks.items()})
-    for name, values in run.payload("baselines").items():
-        record(experiment, name, np.array(values), summarize(values, evaluate.users_of(test)))
-    return result_metrics(run)
-
-
-def fitted(experiment: Experiment, model: Recommender) -> Recommender:
-    """A recommender, fitted on what the tools of the test are fitted on."""
-    rows = experiment.log.interactions.iloc[experiment.split.fit_rows("test")]
-    return model.fit(rows, len(experiment.log.items), experiment.seed)
 
 
 def play_logged(experiment: Experiment, stage: str, tasks, contexts, temperature: float = 0.0) -> list[Trajectory]:

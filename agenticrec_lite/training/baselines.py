@@ -1,0 +1,43 @@
+"""What a policy is compared with: random order, the recommenders, the evidence ceiling; of the toystore, Bayes."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from agenticrec_lite.evaluation import evaluate
+from agenticrec_lite.evaluation.metrics import summarize
+from agenticrec_lite.recommenders import Caser, GRU4Rec, Recommender
+from agenticrec_lite.training.log import BASELINES, record, result_metrics
+
+if TYPE_CHECKING:
+    from agenticrec_lite.training.pipeline import Experiment
+
+BESIDE = {"caser": Caser, "gru4rec": GRU4Rec}  # baselines that no tool asks
+
+
+def evaluate_baselines(experiment: "Experiment") -> dict:
+    """Random order, the recommenders and the evidence ceiling on the test tasks; of the toystore also Bayes."""
+    test, run = experiment.test, experiment.run
+    if not run.done("baselines"):
+        toolbox = experiment.toolbox
+        validation = experiment.tasks("validation", experiment.profile["evaluation"]["n_validation"])
+        with run.timer("baselines"):
+            ranks = {"random": evaluate.random_ranks(test, experiment.seed)}
+            for name in BASELINES:
+                model = getattr(toolbox, name) if name not in BESIDE else fitted(experiment, BESIDE[name]())
+                ranks[name] = evaluate.baseline_ranks(model, test)
+            ranks["ceiling"] = evaluate.ceiling_ranks(toolbox, validation, test, experiment.test_contexts)
+            if experiment.log.name == "toystore":
+                from agenticrec_lite.evaluation.bayes import bayes_ranks, oracle_ranks  # and DuckDB, where it is needed
+
+                ranks |= {"bayes": bayes_ranks(test, experiment.log), "oracle": oracle_ranks(test, experiment.log)}
+        run.mark("baselines", {name: values.tolist() for name, values in ranks.items()})
+    for name, values in run.payload("baselines").items():
+        record(experiment, name, np.array(values), summarize(values, evaluate.users_of(test)))
+    return result_metrics(run)
+
+
+def fitted(experiment: "Experiment", model: Recommender) -> Recommender:
+    """A recommender, fitted on what the tools of the test are fitted on."""
+    rows = experiment.log.interactions.iloc[experiment.split.fit_rows("test")]
+    return model.fit(rows, len(experiment.log.items), experiment.seed)
