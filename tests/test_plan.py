@@ -138,6 +138,7 @@ from agenticrec_lite.policy import load_policy
 from agenticrec_lite.profiles import load_profile
 from agenticrec_lite.training.grpo import ListwiseGRPOTrainer, Question
 from agenticrec_lite.training.nano.worlds import random_world
+from agenticrec_lite.training.scoring import shared_turns, split_turns
 
 def status(name):
     return 1024 * int(Path("/proc/self/status").read_text().split(name + ":")[1].split()[0])
@@ -157,8 +158,15 @@ with tempfile.TemporaryDirectory() as out:
     )
     trainer.train()
 rows = trainer.trajectories
+
+def distinct(stretches):
+    return sum(len(s.ids) + distinct(s.next) for s in stretches)
+
+groups = {t.group: {} for t in rows}
+for i, t in enumerate(rows):
+    groups[t.group][i] = split_turns(t.completion_ids, t.action_mask)
 print(json.dumps({"grown": status("VmHWM") - before, "prompt": sum(len(t.prompt_ids) for t in rows) / len(rows),
-                  "completion": sum(len(t.completion_ids) for t in rows) / len(rows)}))
+                  "completion": sum(distinct(shared_turns(turns)) for turns in groups.values()) / len(rows)}))
 """
 SMALL_SMOL = {"rta": {"steps": 1, "tasks_per_step": 1}, "agent": {"max_turn_tokens": 200, "max_completion_tokens": 400}}
 
@@ -176,7 +184,10 @@ SMALL_SMOL = {"rta": {"steps": 1, "tasks_per_step": 1}, "agent": {"max_turn_toke
     ids=["nano", "nano-8", "nano-checkpointed", "smol", "smol-whole"],
 )
 def test_the_estimate_is_within_a_fifth_of_the_measured_growth(name, overrides, record_property):
-    """Of the resident size of a fresh process, from after its imports to the peak of rollouts and updates."""
+    """Of the resident size of a fresh process, from after its imports to the peak of rollouts and updates.
+
+    For as many tokens as are run: what trajectories share is run once, of which the plan knows nothing beforehand.
+    """
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("only Linux tells the peak since a moment")
     if name == "smol" and not (cache_folder() / "smollm2-135m-unpacked").exists():
