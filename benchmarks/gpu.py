@@ -72,8 +72,7 @@ def decode(policy, profile: dict, draw: np.random.Generator) -> float:
 def update(policy, profile: dict, draw: np.random.Generator, out: str) -> float:
     """Tokens a second of an update with the longest trajectories, prompts counted once a group."""
     stage, length = profile["rta"], profile["agent"]["max_completion_tokens"]
-    settings = {**stage, "steps": STEPS, "tasks_per_step": stage["micro_groups"], "learning_rate": 1e-6,
-                "stock_rows": 1}  # fmt: skip
+    settings = {**stage, "steps": STEPS, "tasks_per_step": stage["micro_groups"], "learning_rate": 1e-6}
     asked = workload.questions([random_world(draw) for _ in range(STEPS * stage["micro_groups"])])
     prompt, share = PROMPT[profile["policy"]["brief"]], 0.4
 
@@ -120,10 +119,10 @@ def main(names: list[str]) -> None:
             print(f"{name}: {done.stderr[-2000:]}")
             continue
         found = json.loads(done.stdout.splitlines()[-1])
-        for phase in ("rollouts", "update"):
-            gb = {kind: found[kind][phase] / 1e9 for kind in ("estimated", "measured")}
-            print(f"{name:12} {phase:9} {gb['estimated']:6.2f} GB estimated {gb['measured']:6.2f} GB measured, "
-                  f"{found[f'{phase}_tokens_per_second']:8.0f} tokens/s", flush=True)  # fmt: skip
+        for phase, measured in found["measured"].items():
+            gb = [found["estimated"][phase], *(measured[kind] + measured["other"] for kind in ("tensors", "reserved"))]
+            told = "{:6.2f} GB estimated, measured {:6.2f} in tensors, {:6.2f} reserved".format(*(b / 1e9 for b in gb))
+            print(f"{name:12} {phase:9} {told}, {found[f'{phase}_tokens_per_second']:8.0f} tokens/s", flush=True)
         print(json.dumps(found), flush=True)
 
 

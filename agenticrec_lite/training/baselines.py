@@ -40,4 +40,4 @@ def evaluate_baselines(experiment: "Experiment") -> dict:
 def fitted(experiment: "Experiment", model: Recommender) -> Recommender:
     """A recommender, fitted on what the tools of the test are fitted on."""
     rows = experiment.log.interactions.iloc[experiment.split.fit_rows("test")]
-    return model.fit(rows, len(experiment.log.items), experiment.seed)
+    return model.fit(rows, experiment.log.n_items, experiment.seed)
