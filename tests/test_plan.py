@@ -130,6 +130,7 @@ def test_a_model_of_unknown_size_is_told():
     assert architecture(str(NANO)) == architecture("nano")
 
 
+ROOT = Path(__file__).parents[1]
 MEASURE = """
 import json, sys, tempfile
 import numpy as np, torch
@@ -138,7 +139,7 @@ from agenticrec_lite.policy import load_policy
 from agenticrec_lite.profiles import load_profile
 from agenticrec_lite.training.grpo import ListwiseGRPOTrainer, Question
 from agenticrec_lite.training.nano.worlds import random_world
-from agenticrec_lite.training.scoring import shared_turns, split_turns
+from benchmarks.arm import distinct_share
 
 def status(name):
     return 1024 * int(Path("/proc/self/status").read_text().split(name + ":")[1].split()[0])
@@ -158,15 +159,8 @@ with tempfile.TemporaryDirectory() as out:
     )
     trainer.train()
 rows = trainer.trajectories
-
-def distinct(stretches):
-    return sum(len(s.ids) + distinct(s.next) for s in stretches)
-
-groups = {t.group: {} for t in rows}
-for i, t in enumerate(rows):
-    groups[t.group][i] = split_turns(t.completion_ids, t.action_mask)
 print(json.dumps({"grown": status("VmHWM") - before, "prompt": sum(len(t.prompt_ids) for t in rows) / len(rows),
-                  "completion": sum(distinct(shared_turns(turns)) for turns in groups.values()) / len(rows)}))
+                  "completion": distinct_share(rows) * sum(len(t.completion_ids) for t in rows) / len(rows)}))
 """
 SMALL_SMOL = {"rta": {"steps": 1, "tasks_per_step": 1}, "agent": {"max_turn_tokens": 200, "max_completion_tokens": 400}}
 
@@ -192,7 +186,8 @@ def test_the_estimate_is_within_a_fifth_of_the_measured_growth(name, overrides, 
         pytest.skip("only Linux tells the peak since a moment")
     if name == "smol" and not (cache_folder() / "smollm2-135m-unpacked").exists():
         pytest.skip("smollm2-135m is not in the cache")
-    done = subprocess.run([sys.executable, "-c", MEASURE, name, json.dumps(overrides)], capture_output=True, text=True)
+    command = [sys.executable, "-c", MEASURE, name, json.dumps(overrides)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
     estimate = peak(plan(load_profile(name, **overrides), round(told["prompt"]), round(told["completion"])))
