@@ -130,7 +130,6 @@ def test_a_model_of_unknown_size_is_told():
     assert architecture(str(NANO)) == architecture("nano")
 
 
-ROOT = Path(__file__).parents[1]
 MEASURE = """
 import json, sys, tempfile
 import numpy as np, torch
@@ -138,8 +137,11 @@ from pathlib import Path
 from agenticrec_lite.policy import load_policy
 from agenticrec_lite.profiles import load_profile
 from agenticrec_lite.training.grpo import ListwiseGRPOTrainer, Question
+from agenticrec_lite.training import scoring
 from agenticrec_lite.training.nano.worlds import random_world
-from benchmarks.arm import distinct_share
+
+shared = scoring.shared_turns  # the plan is for trajectories that have nothing in common
+scoring.shared_turns = lambda turns, at=0: [s for row in turns for s in shared({row: turns[row]}, at)]
 
 def status(name):
     return 1024 * int(Path("/proc/self/status").read_text().split(name + ":")[1].split()[0])
@@ -160,7 +162,7 @@ with tempfile.TemporaryDirectory() as out:
     trainer.train()
 rows = trainer.trajectories
 print(json.dumps({"grown": status("VmHWM") - before, "prompt": sum(len(t.prompt_ids) for t in rows) / len(rows),
-                  "completion": distinct_share(rows) * sum(len(t.completion_ids) for t in rows) / len(rows)}))
+                  "completion": sum(len(t.completion_ids) for t in rows) / len(rows)}))
 """
 SMALL_SMOL = {"rta": {"steps": 1, "tasks_per_step": 1}, "agent": {"max_turn_tokens": 200, "max_completion_tokens": 400}}
 
@@ -178,16 +180,12 @@ SMALL_SMOL = {"rta": {"steps": 1, "tasks_per_step": 1}, "agent": {"max_turn_toke
     ids=["nano", "nano-8", "nano-checkpointed", "smol", "smol-whole"],
 )
 def test_the_estimate_is_within_a_fifth_of_the_measured_growth(name, overrides, record_property):
-    """Of the resident size of a fresh process, from after its imports to the peak of rollouts and updates.
-
-    For as many tokens as are run: what trajectories share is run once, of which the plan knows nothing beforehand.
-    """
+    """Of the resident size of a fresh process, from after its imports to the peak of rollouts and updates."""
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("only Linux tells the peak since a moment")
     if name == "smol" and not (cache_folder() / "smollm2-135m-unpacked").exists():
         pytest.skip("smollm2-135m is not in the cache")
-    command = [sys.executable, "-c", MEASURE, name, json.dumps(overrides)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", MEASURE, name, json.dumps(overrides)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
     estimate = peak(plan(load_profile(name, **overrides), round(told["prompt"]), round(told["completion"])))
