@@ -16,26 +16,16 @@ def grpo_config(settings: dict, agent: dict, output_dir: str, seed: int, dtype: 
     """trl's arguments for a stage: on-policy, dr_grpo, no reward scaling, no KL; and `more` of them."""
     return GRPOConfig(
         output_dir,
-        **precision(dtype),
+        **_common(settings, dtype, seed),
         num_generations=settings["group_size"],
         per_device_train_batch_size=settings["micro_groups"] * settings["group_size"],
         gradient_accumulation_steps=passes(settings, "tasks_per_step", "micro_groups"),
-        max_steps=settings["steps"],
-        learning_rate=settings["learning_rate"],
-        lr_scheduler_type="linear",  # down to 0: Adam takes steps as long when little but noise is left to learn from
-        warmup_steps=settings["warmup_steps"],
-        weight_decay=0.0,
-        max_grad_norm=1.0,
         temperature=settings["temperature"],
         loss_type="dr_grpo",
         scale_rewards="none",
         beta=0.0,
         max_completion_length=agent["max_completion_tokens"],
         shuffle_dataset=False,
-        logging_steps=1,
-        save_strategy="no",
-        disable_tqdm=True,
-        seed=seed,
         **{"report_to": "none"} | more,
     )
 
@@ -44,22 +34,22 @@ def sft_config(settings: dict, dtype: str, seed: int, output_dir: str, report_to
     """trl's arguments for the warm start."""
     return SFTConfig(
         output_dir,
-        **precision(dtype),
+        **_common(settings, dtype, seed),
         max_length=None,
         per_device_train_batch_size=settings["micro_batch"],
         gradient_accumulation_steps=passes(settings, "batch", "micro_batch"),
-        max_steps=settings["steps"],
-        learning_rate=settings["learning_rate"],
-        lr_scheduler_type="linear",
-        warmup_steps=settings["warmup_steps"],
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-        logging_steps=1,
-        save_strategy="no",
         report_to=report_to,
-        disable_tqdm=True,
-        seed=seed,
     )
+
+
+def _common(settings: dict, dtype: str, seed: int) -> dict[str, Any]:
+    """What all stages train with."""
+    return precision(dtype) | {
+        "max_steps": settings["steps"], "learning_rate": settings["learning_rate"],
+        "lr_scheduler_type": "linear",  # down to 0: Adam takes steps as long when little but noise is left to learn
+        "warmup_steps": settings["warmup_steps"], "weight_decay": 0.0, "max_grad_norm": 1.0, "logging_steps": 1,
+        "save_strategy": "no", "disable_tqdm": True, "seed": seed,
+    }  # fmt: skip
 
 
 def passes(settings: Mapping[str, Any], of_step: str, at_once: str, section: str = "") -> int:

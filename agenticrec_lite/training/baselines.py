@@ -6,7 +6,7 @@ import numpy as np
 
 from agenticrec_lite.evaluation import evaluate
 from agenticrec_lite.evaluation.metrics import summarize
-from agenticrec_lite.recommenders import Caser, GRU4Rec, Recommender
+from agenticrec_lite.recommenders import Caser, GRU4Rec
 from agenticrec_lite.training.log import BASELINES, record, result_metrics
 
 if TYPE_CHECKING:
@@ -19,12 +19,12 @@ def evaluate_baselines(experiment: "Experiment") -> dict:
     """Random order, the recommenders and the evidence ceiling on the test tasks; of the toystore also Bayes."""
     test, run = experiment.test, experiment.run
     if not run.done("baselines"):
-        toolbox = experiment.toolbox
+        toolbox, past = experiment.toolbox, experiment.log.interactions.iloc[experiment.split.fit_rows("test")]
         validation = experiment.tasks("validation", experiment.profile["evaluation"]["n_validation"])
         with run.timer("baselines"):
             ranks = {"random": evaluate.random_ranks(test, experiment.seed)}
             for name in BASELINES:
-                model = getattr(toolbox, name) if name not in BESIDE else fitted(experiment, BESIDE[name]())
+                model = getattr(toolbox, name, None) or BESIDE[name]().fit(past, experiment.log.n_items, experiment.seed)
                 ranks[name] = evaluate.baseline_ranks(model, test)
             ranks["ceiling"] = evaluate.ceiling_ranks(toolbox, validation, test, experiment.test_contexts)
             if experiment.log.name == "toystore":
@@ -35,9 +35,3 @@ def evaluate_baselines(experiment: "Experiment") -> dict:
     for name, values in run.payload("baselines").items():
         record(experiment, name, np.array(values), summarize(values, evaluate.users_of(test)))
     return result_metrics(run)
-
-
-def fitted(experiment: "Experiment", model: Recommender) -> Recommender:
-    """A recommender, fitted on what the tools of the test are fitted on."""
-    rows = experiment.log.interactions.iloc[experiment.split.fit_rows("test")]
-    return model.fit(rows, experiment.log.n_items, experiment.seed)

@@ -182,15 +182,9 @@ class ListwiseGRPOTrainer(GRPOTrainer):
         completions, actions = input_ids[:, n_prompt:][:, :length], actions[:, :length]
         with self.accelerator.autocast():
             logprobs, entropies = action_logprobs(
-                model,
-                input_ids[first, start:n_prompt],
-                prompt_mask[:, start:],
-                completions,
-                completion_mask[:, :length],
-                actions,
-                group_of,
-                self.temperature,
-            )
+                model, input_ids[first, start:n_prompt], prompt_mask[:, start:], completions,
+                completion_mask[:, :length], actions, group_of, self.temperature,
+            )  # fmt: skip
         scattered = torch.zeros(2, *self._actions.shape, device=input_ids.device)
         where = torch.nonzero(self._actions, as_tuple=True)
         return scattered[0].index_put(where, logprobs), scattered[1].index_put(where, entropies), None

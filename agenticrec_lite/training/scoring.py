@@ -160,12 +160,9 @@ def _follow(decoder, cache, mask, last, tree: list[tuple[Stretch, int]]) -> Iter
         seen = torch.cat([mask[after], own], 1)
         part = _selected(cache, after, decoder.config)
         part.grows = any(stretch.next for stretch in some)
+        places = mask.sum(1)[after, None] + torch.arange(ids.shape[1], device=mask.device)
         hidden = decoder(
-            ids,
-            attention_mask=seen,
-            position_ids=mask.sum(1)[after, None] + torch.arange(ids.shape[1], device=mask.device),
-            past_key_values=part,
-            use_cache=True,
+            ids, attention_mask=seen, position_ids=places, past_key_values=part, use_cache=True
         ).last_hidden_state
         yield some, ids, torch.cat([last.index_select(0, after), hidden[:, :-1]], 1)
         if part.grows:
