@@ -17,20 +17,20 @@ BESIDE = {"caser": Caser, "gru4rec": GRU4Rec}  # baselines that no tool asks
 
 def evaluate_baselines(experiment: "Experiment") -> dict:
     """Random order, the recommenders and the evidence ceiling on the test tasks; of the toystore also Bayes."""
-    test, run = experiment.test, experiment.run
+    test, run, log = experiment.test, experiment.run, experiment.log
     if not run.done("baselines"):
-        toolbox, past = experiment.toolbox, experiment.log.interactions.iloc[experiment.split.fit_rows("test")]
+        toolbox, past = experiment.toolbox, log.interactions.iloc[experiment.split.fit_rows("test")]
         validation = experiment.tasks("validation", experiment.profile["evaluation"]["n_validation"])
         with run.timer("baselines"):
             ranks = {"random": evaluate.random_ranks(test, experiment.seed)}
             for name in BASELINES:
-                model = getattr(toolbox, name, None) or BESIDE[name]().fit(past, experiment.log.n_items, experiment.seed)
+                model = getattr(toolbox, name, None) or BESIDE[name]().fit(past, log.n_items, experiment.seed)
                 ranks[name] = evaluate.baseline_ranks(model, test)
             ranks["ceiling"] = evaluate.ceiling_ranks(toolbox, validation, test, experiment.test_contexts)
-            if experiment.log.name == "toystore":
+            if log.name == "toystore":
                 from agenticrec_lite.evaluation.bayes import bayes_ranks, oracle_ranks  # and DuckDB, where it is needed
 
-                ranks |= {"bayes": bayes_ranks(test, experiment.log), "oracle": oracle_ranks(test, experiment.log)}
+                ranks |= {"bayes": bayes_ranks(test, log), "oracle": oracle_ranks(test, log)}
         run.mark("baselines", {name: values.tolist() for name, values in ranks.items()})
     for name, values in run.payload("baselines").items():
         record(experiment, name, np.array(values), summarize(values, evaluate.users_of(test)))
