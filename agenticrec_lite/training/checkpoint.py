@@ -126,7 +126,7 @@ def check_resumed(run: Run, stages: Sequence[str]) -> None:
     """
     now = {"threads": torch.get_num_threads(), "device": "cuda" if torch.cuda.is_available() else "cpu"}
     now["processes"] = processes.count()
-    began = {"processes": 1} | run.result.get("computed_with", now)  # an earlier version knew of one only
+    began = now | {"processes": 1} | run.result.get("computed_with", now)  # an earlier version knew of one only
     if began != now:
         processes.say(f"Warning: the run began with {began} and goes on with {now}: another way than bit for bit.")
     run.write_result(computed_with=began)
