@@ -26,10 +26,13 @@ DATASET ?= ml-100k
 PROFILE ?= nano
 SEEDS ?= 0
 SET ?=
+# Which variants `make studies` plays ("first", "second", "third" or names), and of which finished runs.
+STUDIES ?= first
+RUNS ?= $(wildcard runs/reproduce-$(DATASET)-$(PROFILE)/seed-*)
 
 SHELL := /bin/bash
 
-.PHONY: demo reproduce exercises fetch test test-all test-long test-oldest audit bench notebooks lint install clean
+.PHONY: demo reproduce studies exercises fetch test test-all test-long test-oldest audit bench notebooks lint install clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -40,6 +43,10 @@ demo: $(STAMP)
 # A run for each seed, notebooks 01-08 on them, and an HTML report, in runs/reproduce-DATASET-PROFILE.
 reproduce: $(STAMP)
 	$(PY) .ci/reproduce.py --dataset $(DATASET) --profile $(PROFILE) --seeds "$(SEEDS)" $(addprefix --set ,$(SET))
+
+# Runs that differ in one thing each from finished ones, in runs/studies; `agenticrec report` sets them beside those.
+studies: $(STAMP)
+	$(PY) -m studies $(STUDIES) --base $(RUNS) --out runs/studies
 
 # The students' version of the exercises, in runs/exercises/release/exercises. (nbgrader calls a program by its name.)
 exercises: $(STAMP)

@@ -1,6 +1,6 @@
 """Puts finished runs where the course finds them: `python .ci/ship.py runs/a runs/b ...` -> data/results.
 
-Without trajectories, which hold text of the dataset, and with adapters for the first run only.
+Without trajectories, which hold text of the dataset, and with adapters for the first run only, if that is no variant.
 """
 
 import shutil
@@ -19,11 +19,13 @@ def ship(run: Path, with_adapters: bool) -> Path:
     config = read_config(run)
     read_result(run)
     place = RESULTS / f"{config['profile']}-{config['dataset']}" / f"seed-{config['seed']}"
+    if variant := config.get("variant"):
+        place = RESULTS / "studies" / place.parent.name / variant / place.name
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
-    for name in FILES:
+    for name in FILES if not variant else (name for name in FILES if name != "state.json"):
         shutil.copyfile(run / name, place / name)
-    for stage in ("rta", "ppr") if with_adapters else ():
+    for stage in ("rta", "ppr") if with_adapters and not variant else ():
         (place / "checkpoints" / stage).mkdir(parents=True)
         for name in ADAPTERS:
             shutil.copyfile(run / "checkpoints" / stage / name, place / "checkpoints" / stage / name)

@@ -87,12 +87,13 @@ def show(
 
 @app.command()
 def report(
-    folders: Annotated[list[Path], typer.Argument(help="Finished run folders of one dataset and profile.")],
+    folders: Annotated[list[Path], typer.Argument(help="Finished runs, or folders that hold some: data/results.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for report.md and its figures.")] = None,
 ) -> None:
-    """Pool several seeds into one table with paired differences, as Markdown."""
-    from agenticrec_lite.report import markdown, pool
+    """Pool seeds into tables with paired differences, claims with verdicts, variants and costs, as Markdown."""
+    from agenticrec_lite.report import full_report
 
-    typer.echo(markdown(pool(folders)))
+    typer.echo(full_report(folders, out))
 
 
 @app.command("pretrain-nano")

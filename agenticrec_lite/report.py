@@ -82,6 +82,71 @@ def pool(folders: Sequence[str | Path]) -> dict:
     }
 
 
+def collect(folders: Sequence[str | Path]) -> dict[tuple[str, str], dict[str, list[Path]]]:
+    """Finished runs at or below some folders: by dataset and profile, then by variant; "" is the recipe itself.
+
+    Raises:
+        UserError: There are none.
+    """
+    found: dict[tuple[str, str], dict[str, list[Path]]] = {}
+    for run in (path.parent for folder in folders for path in sorted(Path(folder).rglob("ranks.csv"))):
+        result = read_result(run)
+        variants = found.setdefault((result["dataset"], result["profile"]), {})
+        variants.setdefault(result.get("variant", {}).get("name", ""), []).append(run)
+    if not found:
+        raise UserError(f"There is no finished run at or below {', '.join(map(str, folders))}, such as runs/demo.")
+    return found
+
+
+def ablations(runs: Mapping[str, Sequence[Path]]) -> pd.DataFrame:
+    """A row a variant: its figures, and on the same tasks its difference to what it is held against.
+
+    Args:
+        runs: Of one dataset and profile, as `collect` gives them.
+
+    Returns:
+        Indexed by variant: question, against, seeds, n, H@1, N@10, low, high, valid, calls, minutes; and where test
+        tasks are the same, "H@1 -" and "N@10 -" with their "low" and "high".
+    """
+    rows = {}
+    for name, folders in runs.items():
+        if not name:
+            continue
+        results, about = [read_result(folder) for folder in folders], read_result(folders[0])["variant"]
+        own, method = _ranks(folders), about["method"]
+        figures = summarize(own[method], own["user"]) | _shares(method, results, own["seed"].value_counts(sort=False))
+        rows[name] = {
+            "question": about["question"], "against": about["against"], "seeds": len(folders), "n": len(own),
+            "H@1": figures["H@1"], "N@10": figures["N@10"], "low": figures["ci95"]["N@10"][0],
+            "high": figures["ci95"]["N@10"][1], "valid": figures["valid"], "calls": figures["calls"],
+            "minutes": np.mean([sum(result["seconds"].values()) for result in results]) / 60,
+        } | (_apart(own, method, runs, about["against"]) if about["paired"] else {})  # fmt: skip
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _ranks(folders: Sequence[Path]) -> pd.DataFrame:
+    """The ranks of several seeds, one below the other."""
+    return pd.concat([read_ranks(folder).assign(seed=read_result(folder)["seed"]) for folder in folders])
+
+
+def _apart(own: pd.DataFrame, method: str, runs: Mapping[str, Sequence[Path]], against: str) -> dict:
+    """Paired differences to a variant of that name, or to that method of the recipe."""
+    if against not in runs and "" not in runs:
+        return {}
+    other = _ranks(runs.get(against, runs.get("")))
+    both = own.merge(other, on=["seed", "task_id"], suffixes=("", "_other"))
+    column = method if against in runs else against
+    column = f"{column}_other" if column in own else column
+    if both.empty or column not in both:
+        return {}
+    found = {m: paired_difference(both[method], both[column], both["user"], m) for m in ("H@1", "N@10")}
+    return {
+        f"{m} -{end}": value
+        for m, d in found.items()
+        for end, value in zip(("", " low", " high"), (d["difference"], *d["ci95"]), strict=True)
+    }
+
+
 def _shares(name: str, results: Sequence[Mapping], weights: Sequence[int]) -> dict:
     """Valid answers and calls of a method, over all tasks of all runs."""
     return {
@@ -90,19 +155,27 @@ def _shares(name: str, results: Sequence[Mapping], weights: Sequence[int]) -> di
     }
 
 
+def way(metrics: Mapping[str, Mapping], name: str, to: str = "ceiling") -> float:
+    """How much of the way from the random order to a bound a method goes, by N@10."""
+    start = metrics["random"]["N@10"]
+    return (metrics[name]["N@10"] - start) / (metrics[to]["N@10"] - start)
+
+
 def markdown(pooled: Mapping) -> str:
     """The pooled table, and the paired differences under it, as Markdown."""
     seeds = ", ".join(map(str, pooled["seeds"]))
+    bounds = {f"way to {to}": to for to in ("ceiling", "bayes") if {to, "random"} <= set(pooled["metrics"])}
     lines = [
         f"{pooled['dataset']}, profile {pooled['profile']}, seeds {seeds}, {pooled['n_test']} test tasks.",
         "",
-        "| | " + " | ".join(SHOWN) + " | N@10, 95 % interval | valid | calls |",
-        "|---" * (len(SHOWN) + 4) + "|",
+        "| | " + " | ".join(SHOWN) + " | N@10, 95 % interval | valid | calls | " + " | ".join(bounds) + " |",
+        "|---" * (len(SHOWN) + 4 + len(bounds)) + "|",
     ]
     for name, metrics in pooled["metrics"].items():
         low, high = metrics["ci95"]["N@10"]
         shown = " | ".join(f"{metrics[m]:.3f}" for m in SHOWN)
-        told = f"{low:.3f} .. {high:.3f} | {metrics['valid']:.3f} | {metrics['calls']:.1f}"
+        ways = " | ".join(f"{way(pooled['metrics'], name, to):.0%}" for to in bounds.values())
+        told = f"{low:.3f} .. {high:.3f} | {metrics['valid']:.3f} | {metrics['calls']:.1f} | {ways}"
         lines.append(f"| {name} | {shown} | {told} |")
     lines += ["", "| paired difference | H@1 | N@10 |", "|---|---|---|"]
     for pair, by_metric in pooled["differences"].items():
@@ -110,6 +183,55 @@ def markdown(pooled: Mapping) -> str:
         cells = [f"{d['difference']:+.3f} ({d['ci95'][0]:+.3f} .. {d['ci95'][1]:+.3f})" for d in shown]
         lines.append(f"| {pair} | {cells[0]} | {cells[1]} |")
     return "\n".join(lines)
+
+
+def full_report(folders: Sequence[str | Path], out: str | Path | None = None) -> str:
+    """Everything that finished runs can say, as Markdown: main tables, the paper's claims, variants, costs.
+
+    Args:
+        folders: Runs, or folders that hold runs at any depth, such as data/results.
+        out: Folder for report.md and the figures; None writes nothing.
+    """
+    parts = []
+    for (dataset, profile), runs in collect(folders).items():
+        parts.append(f"# {dataset}, {profile}")
+        if plain := runs.get(""):
+            pooled = pool(plain)
+            parts += [markdown(pooled), "## The paper's claims", table_text(claims(pooled))]
+            parts += ["## Seconds", table_text(costs(plain).reset_index(), 0)]
+            metrics = {f"seed {read_result(run)['seed']}": read_metrics(run) for run in plain}
+            if out is not None:
+                parts.append(f"![How training went]({_draw(metrics, Path(out), f'dynamics-{profile}-{dataset}.png')})")
+        if set(runs) - {""}:
+            parts += ["## Variants", table_text(ablations(runs).rename_axis("variant").reset_index())]
+    text = "\n\n".join(parts) + "\n"
+    if out is not None:
+        Path(out, "report.md").write_text(text, encoding="utf-8")
+    return text
+
+
+def _draw(metrics: Mapping[str, pd.DataFrame], out: Path, name: str) -> str:
+    """The figure of stage 1's dynamics; its file's name."""
+    from agenticrec_lite.evaluation.figures import DYNAMICS, training_signals  # and matplotlib, where it is needed
+
+    out.mkdir(parents=True, exist_ok=True)
+    columns = ["step", *DYNAMICS]  # what an older run did not log stays empty
+    shown = {label: rows[rows["stage"] == "rta"].reindex(columns=columns) for label, rows in metrics.items()}
+    training_signals(shown, DYNAMICS).savefig(out / name)
+    return name
+
+
+def table_text(table: pd.DataFrame, digits: int = 3) -> str:
+    """A DataFrame as a Markdown table; floats with so many digits, nothing where there is nothing."""
+
+    def shown(value: object) -> str:
+        if isinstance(value, float):
+            return "" if np.isnan(value) else f"{value:.{digits}f}"
+        return str(value)
+
+    head = [list(map(str, table.columns)), ["---"] * table.shape[1]]
+    rows = [[shown(value) for value in row] for row in table.itertuples(index=False)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in head + rows)
 
 
 def verdict(paper: float, ours: Mapping | None) -> str:

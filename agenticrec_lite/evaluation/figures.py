@@ -33,6 +33,11 @@ METHODS = {  # name in result.json, top to bottom -> label, colour, marker
     "ppr": ("RTA + PPR", VERMILLION, "s"),
 }
 POLICIES = ("frozen", "rta", "ppr")
+SIGNALS = {"reward_mean": "mean reward", "valid": "valid answers", "entropy": "surprise, nats a token",
+           "grad_norm": "gradient norm"}
+DYNAMICS = {"positive_with_tool": "tool use where rewarded", "calls": "calls a trajectory", "right": "H@10 of rollouts",
+            "zero_advantage": "groups with one reward only", "entropy": "surprise, nats a token",
+            "completion_tokens": "tokens a trajectory"}
 BOUNDS = {"random": ("random order", (0, (1, 1.6))), "ceiling": ("evidence ceiling", (0, (5, 2)))}
 SERIES = ((INK, "o", True), (VERMILLION, "s", False), (BLUE, "x", True), (SOFT, "^", False))  # colour, marker, filled
 DASHES = ((0, (5, 2)), (0, (1, 1.6)), (0, (6, 2, 1, 2)), (0, (2, 2)))
@@ -114,16 +119,17 @@ def tool_use(metrics: pd.DataFrame) -> Figure:
     return figure
 
 
-def training_signals(runs: Mapping[str, pd.DataFrame]) -> Figure:
+def training_signals(runs: Mapping[str, pd.DataFrame], signals: Mapping[str, str] = SIGNALS) -> Figure:
     """What to watch while a policy trains, a panel a signal and a line a run: markers tell the runs apart.
 
     Args:
-        runs: label -> metrics with columns step, reward_mean, valid, entropy and grad_norm.
+        runs: label -> metrics with columns step and those of the signals.
+        signals: Column -> title; four, or a multiple of three.
     """
-    signals = {"reward_mean": "mean reward", "valid": "valid answers", "entropy": "surprise, nats a token",
-               "grad_norm": "gradient norm"}
-    with panels(1, len(signals), figsize=(10.4, 2.9)) as (figure, grid):
-        for axes, (column, title) in zip(grid[0], signals.items(), strict=True):
+    columns = 4 if len(signals) == 4 else 3
+    rows = len(signals) // columns
+    with panels(rows, columns, figsize=(10.4, 0.5 + 2.4 * rows)) as (figure, grid):
+        for axes, (column, title) in zip(grid.flat, signals.items(), strict=True):
             for (label, metrics), (colour, line, marker) in zip(runs.items(), RUNS, strict=False):
                 values = metrics[column].astype(float)
                 axes.plot(metrics["step"], values, color=colour, linestyle=line, linewidth=1.8, marker=marker,

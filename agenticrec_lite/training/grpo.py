@@ -78,6 +78,7 @@ class ListwiseGRPOTrainer(GRPOTrainer):
         watch: Called after each step with the metrics of all steps so far, a dict a step.
         checkpoints: Of a stage that may be cut off; with one to go on from, `questions` are those after its step.
         report_to: Where trl reports its own figures, such as "tensorboard".
+        advantages: (rewards, group size) -> advantages and which groups are dropped; the paper's.
 
     Raises:
         UserError: The processes cannot share a step evenly.
@@ -97,8 +98,9 @@ class ListwiseGRPOTrainer(GRPOTrainer):
         watch: Callable[[list[dict]], None] | None = None,
         checkpoints: Checkpoints | None = None,
         report_to: str = "none",
+        advantages: Callable[[Sequence[float], int], tuple[np.ndarray, np.ndarray]] = group_advantages,
     ):
-        self.watch, self.checkpoints = watch, checkpoints
+        self.watch, self.checkpoints, self.advantages = watch, checkpoints, advantages
         self.questions = {question.task_id: question for question in questions}
         self.reward, self.agent, self.run, self.stage, self.seed = reward, agent, run, stage, seed
         self.chat = ChatFormat.of(policy.tokenizer, policy.brief)
@@ -146,7 +148,7 @@ class ListwiseGRPOTrainer(GRPOTrainer):
     def _generate_and_score_completions(self, inputs):
         """Rollouts with rewards and advantages; groups without a non-negative reward are masked out."""
         batch = super()._generate_and_score_completions(inputs)
-        advantages, dropped = group_advantages([t.reward for t in self.trajectories], self.num_generations)
+        advantages, dropped = self.advantages([t.reward for t in self.trajectories], self.num_generations)
         rows_dropped = np.repeat(dropped, self.num_generations)
         for trajectory, advantage, drop in zip(self.trajectories, advantages, rows_dropped, strict=True):
             trajectory.advantage, trajectory.dropped = float(advantage), bool(drop)

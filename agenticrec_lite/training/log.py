@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 METHODS = (
     "random", "popularity", "itemknn", "caser", "gru4rec", "sasrec", "ceiling", "bayes", "oracle", "frozen",
-    "warm_start", "rta", "ppr",
+    "warm_start", "sft", "rta", "ppr",
 )  # fmt: skip
 BASELINES = ("popularity", "itemknn", "caser", "gru4rec", "sasrec")
 COMPARED = [
@@ -41,6 +41,7 @@ def step_metrics(trajectories: Sequence[Trajectory], group_size: int) -> dict:
     return {
         "reward_mean": rewards.mean(),
         "reward_max": groups.max(1).mean(),
+        "right": len(positive) / len(trajectories),  # of ranking questions: H@10
         "valid": float(np.mean([t.valid for t in trajectories])),
         "calls": float(np.mean([t.n_calls for t in trajectories])),
         "positive_with_tool": float(np.mean([t.n_calls > 0 for t in positive])) if positive else None,

@@ -1,5 +1,6 @@
 """The one way through: data, tools, frozen policy, RTA, mining, PPR, evaluation; each stage once a run folder."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +33,7 @@ from agenticrec_lite.training.mining import HardNegative, mine_hard_negatives, p
 from agenticrec_lite.training.warm_start import warm_start
 
 TRAINED = ("rta", "ppr")
+KINDS = ("more", "less", "rank")
 
 
 @dataclass
@@ -90,7 +92,7 @@ class Experiment:
     def policy(self) -> Policy:
         """The policy as far as it has been trained in this run."""
         torch.manual_seed(self.seed)
-        stage = next((stage for stage in ("ppr", "rta", "warm_start") if self.run.done(stage)), None)
+        stage = next((stage for stage in ("ppr", "rta", "sft", "warm_start") if self.run.done(stage)), None)
         if stage is None:
             return load_policy(self.profile["policy"])
         check_adapter(self.run, stage)
@@ -126,22 +128,24 @@ class Experiment:
         return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
 
 
-def start(dataset: str, profile: str, seed: int, out: str | Path, overrides: dict | None = None) -> Experiment:
-    """Open (or go on with) a run.
+def start(
+    dataset: str, profile: str, seed: int, out: str | Path, overrides: dict | None = None, **about: str
+) -> Experiment:
+    """Open (or go on with) a run; `about` is said of it in its config.yaml, such as which variant it is.
 
     Raises:
         UserError: Unknown dataset, profile or setting; the folder holds another run.
     """
-    return processes.main_first(lambda: _start(dataset, profile, seed, out, overrides))
+    return processes.main_first(lambda: _start(dataset, profile, seed, out, overrides, about))
 
 
-def _start(dataset: str, profile: str, seed: int, out: str | Path, overrides: dict | None) -> Experiment:
+def _start(dataset: str, profile: str, seed: int, out: str | Path, overrides: dict | None, about: dict) -> Experiment:
     settings = load_profile(profile, **(overrides or {}))
     check_hardware(profile, settings)
     check_settings(settings)
     log = load_dataset(dataset)
     data = {"data": log.fingerprint()} if is_own(dataset) else {}  # files of one's own may change under their name
-    run = open_run(out, {"dataset": dataset, "profile": profile, "seed": seed, **data, **settings})
+    run = open_run(out, {"dataset": dataset, "profile": profile, "seed": seed, **about, **data, **settings})
     experiment = Experiment(log, settings, seed, run)
     check_resumed(run, TRAINED)
     run.write_result(dataset=dataset, profile=profile, seed=seed, n_test=len(experiment.test))
@@ -197,12 +201,13 @@ def evaluate_frozen(experiment: Experiment) -> None:
         evaluate_untrained(experiment, "warm_start")
 
 
-def train_rta(experiment: Experiment, watch=None) -> None:
+def train_rta(experiment: Experiment, watch=None, reward=listwise_reward, **changes) -> None:
     """Stage 1: list-wise GRPO on tasks of the later train split; the adapter is saved.
 
     Args:
         experiment: With a fresh policy.
         watch: Called after each step with the metrics of all steps so far, a dict a step: for live curves.
+        reward: The paper's, unless a study asks what another would bring; so are the trainer's `changes`.
     """
     if experiment.run.done("rta"):
         return
@@ -212,11 +217,11 @@ def train_rta(experiment: Experiment, watch=None) -> None:
         Question(task.task_id, context, "rank", task.positive, None, task.candidates)
         for task, context in zip(tasks, experiment.early_toolbox.contexts(tasks), strict=True)
     ]
-    train(experiment, "rta", questions, listwise_reward, watch)
+    train(experiment, "rta", questions, reward, watch, **changes)
 
 
-def train(experiment: Experiment, stage: str, questions: list[Question], reward, watch=None) -> None:
-    """Run one training stage on the policy that the folder holds and save its adapter.
+def train(experiment: Experiment, stage: str, questions: list[Question], reward, watch=None, **changes) -> None:
+    """Run one training stage on the policy that the folder holds and save its adapter; `changes` go to the trainer.
 
     Fewer questions than the profile's steps take make fewer steps; too few for one step, and the stage is left out.
     """
@@ -233,7 +238,7 @@ def train(experiment: Experiment, stage: str, questions: list[Question], reward,
     trainer = ListwiseGRPOTrainer(
         experiment.policy, questions[first:end], reward, {**settings, "steps": steps}, experiment.profile["agent"],
         run, stage, experiment.seed, experiment.scratch(stage, checkpoints.folder.name), watch, checkpoints,
-        experiment.profile["tracking"]["report_to"],
+        experiment.profile["tracking"]["report_to"], **changes,
     )  # fmt: skip
     with run.timer(stage), trainer.bar:
         trainer.train()
@@ -252,8 +257,8 @@ def mine(experiment: Experiment) -> list[HardNegative]:
     return [HardNegative(**{**row, "pool": tuple(row["pool"])}) for row in run.payload("mining")]
 
 
-def train_ppr(experiment: Experiment, mined: list[HardNegative]) -> None:
-    """Stage 2: pair-wise questions in both directions, continuing the same adapter."""
+def train_ppr(experiment: Experiment, mined: list[HardNegative], kinds: Sequence[str] = KINDS) -> None:
+    """Stage 2: pair-wise questions in both directions (or of some `kinds`), continuing the same adapter."""
     if experiment.run.done("ppr"):
         return
     by_id = {task.task_id: task for task in experiment.training}
@@ -261,7 +266,7 @@ def train_ppr(experiment: Experiment, mined: list[HardNegative]) -> None:
     contexts = dict(zip([t.task_id for t in tasks], experiment.early_toolbox.contexts(tasks), strict=True))
     candidates, rehearse = {t.task_id: t.candidates for t in tasks}, experiment.profile["ppr"]["rehearse"]
     questions = pair_questions(mined, contexts, candidates, experiment.seed, rehearse)
-    train(experiment, "ppr", questions, refinement_reward)
+    train(experiment, "ppr", [question for question in questions if question.kind in kinds], refinement_reward)
 
 
 def run_experiment(dataset: str, profile: str, seed: int, out: str | Path, overrides: dict | None = None) -> dict:

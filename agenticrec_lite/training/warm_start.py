@@ -7,6 +7,7 @@ positive. Which tool is worth asking, and which list is worth following, is left
 """
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,14 +35,20 @@ def warm_start(experiment: "Experiment") -> None:
 
     The demonstrations come from the end of the training tasks, stage 1 takes its tasks from the beginning.
     """
+    if not experiment.run.done("warm_start") and experiment.profile["warm_start"]["steps"]:
+        fine_tune(experiment, "warm_start", demonstrations)
+
+
+def fine_tune(
+    experiment: "Experiment", stage: str, demonstrate: Callable[["Experiment", ChatFormat], list[Trajectory]]
+) -> None:
+    """Supervised steps on what `demonstrate` makes, by the settings of the warm start; the adapter is saved."""
     run, settings = experiment.run, experiment.profile["warm_start"]
-    if run.done("warm_start") or not settings["steps"]:
-        return
     vars(experiment).pop("policy", None)  # an attempt that was interrupted in this process has moved its weights
-    run.rewind("warm_start")
+    run.rewind(stage)
     policy = experiment.policy
-    rows = demonstrations(experiment, ChatFormat.of(policy.tokenizer, policy.brief))
-    dtype, scratch = experiment.profile["policy"]["dtype"], experiment.scratch("warm_start", "warm_start_trainer")
+    rows = demonstrate(experiment, ChatFormat.of(policy.tokenizer, policy.brief))
+    dtype, scratch = experiment.profile["policy"]["dtype"], experiment.scratch(stage, f"{stage}_trainer")
     report_to = experiment.profile["tracking"]["report_to"]
     trainer = SFTTrainer(
         policy.model,
@@ -52,11 +59,11 @@ def warm_start(experiment: "Experiment") -> None:
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     fp32_adapter(trainer.model)  # trl makes the adapter of a quantised base bf16, where small updates round away
-    quiet = not processes.is_main()
-    with run.timer("warm_start"), tqdm(total=settings["steps"], desc="warm start", unit="step", disable=quiet) as bar:
-        trainer.add_callback(_Log(run, bar))
+    told = {"desc": stage.replace("_", " "), "unit": "step", "disable": not processes.is_main()}
+    with run.timer(stage), tqdm(total=settings["steps"], **told) as bar:
+        trainer.add_callback(_Log(run, stage, bar))
         trainer.train()
-    experiment.keep("warm_start")
+    experiment.keep(stage)
     vars(experiment).pop("policy")  # the trainer has changed how its model computes a loss
 
 
@@ -81,15 +88,15 @@ def as_row(trajectory: Trajectory) -> dict[str, list[int]]:
 class _Log(TrainerCallback):
     """A row of metrics.csv a step: cross-entropy in nats and accuracy over the tokens of the policy's turns."""
 
-    def __init__(self, run: Run, bar: tqdm):
-        self.run, self.bar, self.started = run, bar, time.monotonic()
+    def __init__(self, run: Run, stage: str, bar: tqdm):
+        self.run, self.stage, self.bar, self.started = run, stage, bar, time.monotonic()
 
     def on_log(self, args, state, control, logs=None, **_) -> None:
         if "grad_norm" not in logs:
             return
         row = {"action_ce": logs["loss"], "accuracy": logs["mean_token_accuracy"], "grad_norm": logs["grad_norm"]}
         row |= {"learning_rate": logs["learning_rate"], "seconds_update": time.monotonic() - self.started}
-        self.run.log_metrics({"stage": "warm_start", "step": state.global_step, **row})
+        self.run.log_metrics({"stage": self.stage, "step": state.global_step, **row})
         self.started = time.monotonic()
         self.bar.update()
         self.bar.set_postfix(ce=f"{row['action_ce']:.3f}", accuracy=f"{row['accuracy']:.2f}")

@@ -1,0 +1,38 @@
+"""`python -m studies VARIANT ... --base runs/x/seed-0 --out runs/studies`: variants of a finished run, one by one."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from agenticrec_lite.errors import UserError
+from agenticrec_lite.profiles import parse_value
+from agenticrec_lite.runs import read_config
+from studies.variants import TIERS, VARIANTS
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m studies", description=__doc__.partition(": ")[2])
+    parser.add_argument("names", nargs="+", metavar="VARIANT", help=f"{', '.join([*TIERS, *VARIANTS])}")
+    parser.add_argument("--base", type=Path, nargs="+", required=True, help="finished runs, with adapters")
+    parser.add_argument("--out", type=Path, required=True, help="runs go to OUT/PROFILE-DATASET/VARIANT/seed-N")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as of `agenticrec run`")
+    asked = parser.parse_args(arguments)
+    try:
+        settings = {key: parse_value(value) for key, _, value in (each.partition("=") for each in asked.set)}
+        for name in [name for given in asked.names for name in TIERS.get(given, [given])]:
+            for base in asked.base:
+                config = read_config(base)
+                out = asked.out / f"{config['profile']}-{config['dataset']}" / name / f"seed-{config['seed']}"
+                from studies.run import play  # torch takes seconds, and a wrong name needs none of it
+
+                told = (f"{key} {row['N@10']:.3f}" for key, row in play(name, base, out, settings)["metrics"].items())
+                print(f"{out}, N@10: {', '.join(told)}", flush=True)
+    except UserError as error:
+        sys.exit("Error: " + " ".join(str(error).split()))
+    except KeyboardInterrupt:
+        sys.exit("\nInterrupted; the same command goes on where this one stopped.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""Proposition 1 on the real trainer: `python -m studies.proposition1 BASE OUT.json`.
+
+The group's mean includes the trajectory itself, so the expected gradient should be (G - 1) / G of the true one. Here
+the trainer of stage 1 computes gradients (at learning rate 0) from rollouts of the untrained policy, COPIES for each of
+TASKS training tasks, taken as groups of 2, 4, 8 or 16. The true derivative along one direction comes from the same
+rollouts by another way: central differences of their log-probabilities, and the unbiased covariance with the rewards.
+
+And what other estimators do to the direction: the cosine of their mean gradient with Proposition 1's, from the same
+rollouts.
+"""
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import TrainerCallback
+
+from agenticrec_lite.agent.prompts import ChatFormat
+from agenticrec_lite.agent.rollout import Sampling, rollout
+from agenticrec_lite.agent.trajectory import Trajectory
+from agenticrec_lite.policy import Policy, load_policy
+from agenticrec_lite.rewards import group_advantages, listwise_reward
+from agenticrec_lite.runs.files import replacing
+from agenticrec_lite.training.grpo import ListwiseGRPOTrainer, Question
+from agenticrec_lite.training.pipeline import Experiment
+from agenticrec_lite.training.scoring import action_logprobs, pad
+from agenticrec_lite.training.shipped import borrow
+from studies.changes import standardised_advantages, undropped_advantages
+
+TASKS, COPIES, STEP = 64, 32, 0.02  # STEP: of the central difference, along a direction of unit length
+GROUPS = (2, 4, 8, 16)
+ESTIMATORS = {  # advantages, trl's normaliser
+    "no dropping, dr_grpo (Proposition 1)": (undropped_advantages, "dr_grpo"),
+    "dropping, dr_grpo (the paper)": (group_advantages, "dr_grpo"),
+    "dropping, grpo: each trajectory over its own length": (group_advantages, "grpo"),
+    "dropping, dapo: over the tokens of the batch": (group_advantages, "dapo"),
+    "dropping, over the standard deviation, dr_grpo": (standardised_advantages, "dr_grpo"),
+}
+
+
+class Given(ListwiseGRPOTrainer):
+    """The trainer on given rollouts: a task a step."""
+
+    given: list[list[Trajectory]]
+
+    def _play(self, asked):
+        return self.given[self.state.global_step]
+
+
+class Gradients(TrainerCallback):
+    """The gradient of each step, as one vector."""
+
+    def __init__(self):
+        self.rows: list[torch.Tensor] = []
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **_) -> None:
+        self.rows.append(torch.cat([p.grad.flatten() for p in trained(model)]).clone())
+
+
+def trained(model) -> list[torch.nn.Parameter]:
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def questions(experiment: Experiment) -> list[Question]:
+    tasks = experiment.training[:TASKS]
+    contexts = experiment.early_toolbox.contexts(tasks)
+    return [Question(t.task_id, c, "rank", t.positive) for t, c in zip(tasks, contexts, strict=True)]
+
+
+def play(experiment: Experiment, policy: Policy, asked: list[Question]) -> list[list[Trajectory]]:
+    """COPIES rewarded rollouts for each question."""
+    chat, agent = ChatFormat.of(policy.tokenizer, policy.brief), experiment.profile["agent"]
+    groups = [question.group(chat, COPIES, agent["max_calls"]) for question in asked]
+    sampling, generator = Sampling.of(agent, 1.0), torch.Generator().manual_seed(experiment.seed)
+    played = rollout(policy.model, chat, groups, sampling, generator, progress="rollouts")
+    for trajectory in played:
+        trajectory.reward = listwise_reward(trajectory, asked[trajectory.group].right)
+    return [played[i : i + COPIES] for i in range(0, len(played), COPIES)]
+
+
+def gradients(
+    experiment: Experiment, policy: Policy, asked: list[Question], given: list[list[Trajectory]], size: int,
+    advantages=undropped_advantages, normaliser: str = "dr_grpo",
+) -> torch.Tensor:
+    """Of each question's rollouts, taken as groups of `size`: minus the trainer's gradient [TASKS, parameters].
+
+    Times the longest completion admitted, so that with dr_grpo it is the mean of advantage times score function.
+    """  # fmt: skip
+    n, agent = len(given[0]), experiment.profile["agent"]
+    settings = experiment.profile["rta"] | {
+        "steps": len(asked), "tasks_per_step": n // size, "micro_groups": n // size, "group_size": size,
+        "learning_rate": 0.0,
+    }  # fmt: skip
+    repeated = [question for question in asked for _ in range(n // size)]
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = Given(policy, repeated, lambda t, right: t.reward, settings, agent, None, "rta", 0, scratch,
+                        advantages=advantages)  # fmt: skip
+        trainer.loss_type, trainer.given, seen = normaliser, given, Gradients()
+        trainer.add_callback(seen)
+        with trainer.bar:
+            trainer.train()
+    return -torch.stack(seen.rows) * agent["max_completion_tokens"]
+
+
+@contextmanager
+def moved(model, direction: torch.Tensor, by: float) -> Iterator[None]:
+    """Within the block the trained parameters are moved along a direction."""
+    before = [p.detach().clone() for p in trained(model)]
+    parts = direction.split([p.numel() for p in before])
+    with torch.no_grad():
+        for parameter, part in zip(trained(model), parts, strict=True):
+            parameter += by * part.view_as(parameter)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, old in zip(trained(model), before, strict=True):
+                parameter.copy_(old)
+
+
+@torch.no_grad()
+def log_probabilities(model, rows: list[Trajectory]) -> np.ndarray:
+    """Of the actions of each rollout of one question, summed, in nats [n]."""
+    prompt, prompt_mask = pad([rows[0].prompt_ids], 0, left=True)
+    ids, mask = pad([t.completion_ids for t in rows], 0)
+    actions = pad([t.action_mask for t in rows], 0)[0].bool()
+    group_of = torch.zeros(len(rows), dtype=torch.long)
+    values = action_logprobs(model, prompt, prompt_mask, ids, mask, actions, group_of)[0]
+    return torch.zeros(len(rows)).index_add(0, torch.nonzero(actions)[:, 0], values).double().numpy()
+
+
+def derivatives(model, given: list[list[Trajectory]], direction: torch.Tensor) -> np.ndarray:
+    """Of each question's expected reward along the direction [TASKS]: the covariance of reward and score function."""
+    there, back = ([], [])
+    for found, by in ((there, STEP), (back, -STEP)):
+        with moved(model, direction, by):
+            found += [log_probabilities(model, rows) for rows in given]
+    score = [(a - b) / (2 * STEP) for a, b in zip(there, back, strict=True)]
+    return np.array([np.cov([t.reward for t in rows], s)[0, 1] for rows, s in zip(given, score, strict=True)])
+
+
+def interval(statistic, n: int, draws: int = 2000) -> list[float]:
+    """95 %, over tasks drawn anew; `statistic` takes the places of those drawn."""
+    rng = np.random.default_rng(0)
+    return np.percentile([statistic(rng.integers(n, size=n)) for _ in range(draws)], [2.5, 97.5]).tolist()
+
+
+def measure(base: Path) -> dict:
+    experiment = borrow(base)
+    torch.manual_seed(experiment.seed)
+    policy, asked = load_policy(experiment.profile["policy"]), questions(experiment)
+    given = play(experiment, policy, asked)
+    first, second = ([rows[part] for rows in given] for part in (slice(COPIES // 2), slice(COPIES // 2, None)))
+    direction = gradients(experiment, policy, asked, first, COPIES // 2).mean(0)
+    direction /= direction.norm()
+    true = derivatives(policy.model, second, direction)
+    found = {"tasks": TASKS, "rollouts": TASKS * COPIES // 2, "derivative": float(true.mean()), "factor": {}}
+    for size in GROUPS:
+        own = (gradients(experiment, policy, asked, second, size) @ direction).numpy()
+        ratio = lambda at, own=own: own[at].mean() / true[at].mean()  # noqa: E731
+        found["factor"][size] = {"expected": 1 - 1 / size, "ratio": float(ratio(slice(None))),
+                                 "ci95": interval(ratio, TASKS)}  # fmt: skip
+        print(f"G {size}: {found['factor'][size]}", flush=True)
+    vectors = {name: gradients(experiment, policy, asked, second, 8, *how) for name, how in ESTIMATORS.items()}
+    reference = next(iter(vectors.values())).numpy()
+    found["cosine"] = {}
+    for name, rows in vectors.items():
+        cosine = lambda at, rows=rows.numpy(): _cosine(rows[at].mean(0), reference[at].mean(0))  # noqa: E731
+        found["cosine"][name] = {"cosine": float(cosine(slice(None))), "ci95": interval(cosine, TASKS, 200)}
+        print(f"{name}: {found['cosine'][name]}", flush=True)
+    return found
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
+
+
+if __name__ == "__main__":
+    result, target = measure(Path(sys.argv[1])), Path(sys.argv[2])
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(target) as temporary:
+        temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

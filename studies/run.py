@@ -1,0 +1,90 @@
+"""Play one variant: a run folder of its own, whose result.json says what it asks and what it is held against."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from agenticrec_lite.errors import UserError
+from agenticrec_lite.runs import read_config
+from agenticrec_lite.runs.files import read_json
+from agenticrec_lite.training import pipeline
+from agenticrec_lite.training.checkpoint import check_adapter
+from agenticrec_lite.training.log import finish
+from agenticrec_lite.training.mining import HardNegative
+from agenticrec_lite.training.pipeline import Experiment
+from agenticrec_lite.training.warm_start import fine_tune
+from studies.changes import out_of_order
+from studies.sft import corrected
+from studies.variants import VARIANTS, Variant
+
+SUPERVISED = {"warm_start.micro_batch": 16, "warm_start.learning_rate": 1e-3}
+
+
+def play(name: str, base: Path, out: Path, settings: dict | None = None) -> dict:
+    """Run a variant of a finished run; what has finished in `out` is not run again.
+
+    Args:
+        name: A key of VARIANTS.
+        base: The run that it differs from, with its adapters: the dataset, seed and settings are its.
+        out: The variant's run folder.
+        settings: Further settings of the profile, by dotted name.
+
+    Raises:
+        UserError: No such variant or run.
+    """
+    if name not in VARIANTS:
+        raise UserError(f"There is no variant {name!r}; the known ones are: {', '.join(VARIANTS)}.")
+    variant, config = VARIANTS[name], read_config(base)
+    sections = {key: section for key, section in config.items() if isinstance(section, dict)}
+    overrides = sections | variant.settings | (settings or {})
+    if variant.stage == "sft":
+        rta = sections["rta"] | {k.removeprefix("rta."): v for k, v in overrides.items() if k.startswith("rta.")}
+        overrides |= {"warm_start.steps": rta["steps"], "warm_start.batch": rta["tasks_per_step"] * rta["group_size"]}
+        overrides |= SUPERVISED
+    experiment = pipeline.start(config["dataset"], config["profile"], config["seed"], out, overrides, variant=name)
+    with experiment.run, out_of_order(variant.broken):
+        if variant.prepare:
+            variant.prepare(experiment)
+        _train(experiment, variant, base)
+        pipeline.evaluate_stage(experiment, method(variant))
+        about = {"name": name, "question": variant.question, "method": method(variant), "against": variant.against}
+        experiment.run.write_result(variant=about | {"paired": variant.paired})
+        return finish(experiment)
+
+
+def method(variant: Variant) -> str:
+    """The name under which its figures go."""
+    return "rta" if variant.stage == "test" else variant.stage
+
+
+def _train(experiment: Experiment, variant: Variant, base: Path) -> None:
+    """The stage that the variant does anew, after those that it takes over."""
+    if variant.stage in ("ppr", "test"):
+        _take_over(experiment, base)
+    if variant.stage == "sft" and not experiment.run.done("sft"):
+        fine_tune(experiment, "sft", corrected)
+    if variant.stage == "rta":
+        pipeline.train_rta(experiment, reward=variant.reward, advantages=variant.advantages)
+    if variant.stage == "ppr":
+        pipeline.train_ppr(experiment, _pairs(experiment, variant), variant.kinds)
+
+
+def _take_over(experiment: Experiment, base: Path) -> None:
+    """The base run's policy after stage 1, and what it mined."""
+    run = experiment.run
+    if run.done("rta"):
+        return
+    shutil.copytree(base / "checkpoints" / "rta", experiment.adapter("rta"), dirs_exist_ok=True)
+    check_adapter(run, "rta")
+    run.mark("mining", read_json(base / "state.json")["mining"])
+    run.mark("rta")
+
+
+def _pairs(experiment: Experiment, variant: Variant) -> list[HardNegative]:
+    """Mined pairs, with the variant's negatives."""
+    mined, rng = pipeline.mine(experiment), np.random.default_rng((experiment.seed, 9))
+    if variant.negative is None:
+        return mined
+    return [replace(pair, negative=variant.negative(pair, rng)) for pair in mined]

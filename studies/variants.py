@@ -1,0 +1,114 @@
+"""The variants: in what each differs from the paper's recipe, what it asks, and what it is held against."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from agenticrec_lite.rewards import group_advantages, listwise_reward
+from agenticrec_lite.tools import TOOLS
+from agenticrec_lite.training.mining import HardNegative
+from agenticrec_lite.training.pipeline import KINDS, Experiment
+from studies import changes, evidence
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A run that differs in one thing.
+
+    Attributes:
+        question: What it asks, for the report.
+        stage: What it does anew: "rta", "ppr" (on the base run's RTA policy), "sft", or "test" (only evaluates that).
+        against: What it is held against: a method of the base run, or another variant.
+        settings: Of the profile, by dotted name.
+        prepare: Changes the experiment before anything is made of it.
+        reward, advantages: Of stage 1.
+        broken: Tools that answer with an error.
+        negative: Draws the negative of a mined pair.
+        kinds: Of stage-2 questions.
+        paired: Whether its test tasks are the base run's, so that differences can be taken task by task.
+    """
+
+    question: str
+    stage: str = "rta"
+    against: str = "rta"
+    settings: dict = field(default_factory=dict)
+    prepare: Callable[[Experiment], None] | None = None
+    reward: Callable = listwise_reward
+    advantages: Callable = group_advantages
+    broken: Sequence[str] = ()
+    negative: Callable[[HardNegative, np.random.Generator], int] | None = None
+    kinds: Sequence[str] = KINDS
+    paired: bool = True
+
+
+def any_negative(pair: HardNegative, rng: np.random.Generator) -> int:
+    """Any candidate but the positive."""
+    return int(rng.choice([n for n in range(1, 21) if n != pair.positive]))
+
+
+def hardest_negative(pair: HardNegative, rng: np.random.Generator) -> int:
+    """The first of the list."""
+    return pair.pool[0]
+
+
+HALF = {"rta.steps": 20}  # of the exploratory variants; their reference is "half"
+
+
+def _exploratory(question: str, **fields) -> Variant:
+    return Variant(question, against="half", **{"settings": HALF} | fields)
+
+
+def _groups(size: int) -> dict:
+    """Groups of so many rollouts, as many rollouts a step as ever."""
+    return HALF | {"rta.group_size": size, "rta.tasks_per_step": 64 // size, "rta.micro_groups": 32 // size}
+
+
+VARIANTS: dict[str, Variant] = {
+    "sft": Variant("Supervised fine-tuning on the positive instead of RL: as many trajectories, of the frozen policy, "
+                   "with the positive put first", stage="sft"),
+    **{f"asks-{name}": Variant(f"get_similar_users asks {what}", against="gru4rec", prepare=evidence.asking(name))
+       for name, what in (("longer", "SASRec after 16 epochs"), ("gru4rec", "GRU4Rec"),
+                          ("catalogue", "SASRec and GRU4Rec that read the catalogue, too"),
+                          ("catalogue-only", "SASRec and GRU4Rec that know items by the catalogue alone"))},
+    "leak": Variant("Tools that have seen the training targets", prepare=changes.leak),
+    "std": Variant("Advantages divided by the group's standard deviation", advantages=changes.standardised_advantages),
+    "undropped": Variant("Groups of negative rewards are kept", advantages=changes.undropped_advantages),
+    "no-bonus": Variant("No + 0.1 for a first place with a tool", reward=changes.without_bonus),
+    "random-reward": Variant("Rewards that know nothing of the positive", against="frozen", reward=changes.at_random),
+    "any-negative": Variant("Pairs with any other candidate instead of mined ones", "ppr", "ppr",
+                            negative=any_negative),
+    "hardest": Variant("Pairs with the first of the list", "ppr", "ppr", negative=hardest_negative),
+    "only-more": Variant("Only the question which is MORE likely", "ppr", "ppr", kinds=("more", "rank")),
+    "only-less": Variant("Only the question which is LESS likely", "ppr", "ppr", kinds=("less", "rank")),
+    "unrehearsed": Variant("No ranking among the questions of PPR, as in the paper", "ppr", "ppr",
+                           settings={"ppr.rehearse": False}),
+    "shuffled-1": Variant("The same candidates in another order", "test", prepare=changes.shuffled(1)),
+    "shuffled-2": Variant("The same candidates in a third order", "test", prepare=changes.shuffled(2)),
+    "redrawn": Variant("The same positives beside other random candidates", "test", prepare=changes.redrawn(1000)),
+    "half": _exploratory("Half of the steps: what the exploratory variants are held against"),
+    **{f"without-{name}": _exploratory(f"Without {name}", broken=(name,)) for name in TOOLS},
+    **{f"alone-{name}": _exploratory(f"With {name} alone", broken=tuple(t for t in TOOLS if t != name))
+       for name in TOOLS},
+    **{f"lies-{p}": _exploratory(f"get_similar_users lies in {p} % of the tasks", prepare=changes.lies(p / 100))
+       for p in (25, 50, 75)},
+    **{f"candidates-{n}": _exploratory(f"{n} candidates", prepare=changes.candidates(n), paired=False)
+       for n in (50, 100)},
+    **{f"group-{size}": _exploratory(f"Groups of {size}, as many rollouts a step", settings=_groups(size))
+       for size in (2, 4, 16)},
+}  # fmt: skip
+
+
+def _is_second(name: str) -> bool:
+    return VARIANTS[name].against != "half" and name != "sft" and not name.startswith("asks-")
+
+
+# In the order in which they are run.
+TIERS = {
+    "first": ["sft", *(name for name in VARIANTS if name.startswith("asks-"))],
+    "second": [name for name in VARIANTS if _is_second(name)],
+    "third": [name for name, variant in VARIANTS.items() if variant.against == "half"],
+}
+NOT_RUN = {  # for want of what, or what it would cost
+    "nano of another width": "an hour of pre-training each, two widths",
+}

@@ -1,0 +1,264 @@
+"""Studies: each changes the one thing that it says, and its figures stand beside the run that it differs from."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from agenticrec_lite.agent.protocol import write_answer, write_call
+from agenticrec_lite.agent.trajectory import Trajectory
+from agenticrec_lite.data import load_dataset, temporal_split
+from agenticrec_lite.errors import UserError
+from agenticrec_lite.evaluation.metrics import paired_difference, summarize
+from agenticrec_lite.report import ablations, collect, full_report
+from agenticrec_lite.rewards import group_advantages, listwise_reward
+from agenticrec_lite.runs import open_run, read_metrics
+from agenticrec_lite.tools import call_tool
+from agenticrec_lite.training.mining import HardNegative
+from agenticrec_lite.training.nano.teacher import play as play_script
+from studies import changes, evidence, sft
+from studies.run import play
+from studies.variants import TIERS, VARIANTS, any_negative, hardest_negative
+
+
+def answered(answer, n_calls=1, ids=(1, 2)) -> Trajectory:
+    return Trajectory("t", 0, "rank", [], list(ids), answer=list(answer), outcome="answered", n_calls=n_calls)
+
+
+def test_without_the_bonus_a_first_place_is_worth_its_gain():
+    first = answered(range(1, 11))
+    assert listwise_reward(first, 1) == pytest.approx(1.1) and changes.without_bonus(first, 1) == pytest.approx(1.0)
+    for positive in (2, 10, 15):
+        assert changes.without_bonus(first, positive) == listwise_reward(first, positive)
+
+
+def test_a_random_reward_does_not_depend_on_the_positive_and_is_the_same_again():
+    drawn = [changes.at_random(answered(range(1, 11), ids=(n, 7)), 1) for n in range(2000)]
+    assert drawn == [changes.at_random(answered(range(1, 11), ids=(n, 7)), 9) for n in range(2000)]
+    assert np.mean(drawn) == pytest.approx(0.25, abs=0.03) and -0.5 <= min(drawn) < max(drawn) < 1
+
+
+def test_other_advantages():
+    rewards = [1.1, 0.5, -0.5, -0.5, -1.0, -0.5, -0.5, -0.5]
+    plain, dropped = group_advantages(rewards, 4)
+    standard, same = changes.standardised_advantages(rewards, 4)
+    assert np.allclose(standard[:4], plain[:4] / (np.std(rewards[:4], ddof=1) + 1e-4)) and (same == dropped).all()
+    kept, none = changes.undropped_advantages(rewards, 4)
+    assert not none.any() and np.allclose(kept[4:], np.array(rewards[4:]) + 0.625) and np.allclose(kept[:4], plain[:4])
+
+
+def test_a_tool_out_of_order_says_so_and_is_whole_again_afterwards(context):
+    name = "get_similar_users"
+    true = call_tool(name, {}, context)
+    with changes.out_of_order([name]):
+        assert call_tool(name, {}, context) == "Error: the service is down."
+        assert "no argument" in call_tool(name, {"x": "1"}, context)
+        assert call_tool("get_session_behavior", {}, context).startswith("Last 3")
+    assert call_tool(name, {}, context) == true and not true.startswith("Error")
+
+
+def test_a_liar_hands_out_the_scores_in_another_order(context):
+    order = np.random.default_rng(0).permutation(20)
+    liar = changes.Liar(context.collaborative, order)
+    assert liar.similar_users().scores.tolist() == order.tolist()  # the fixture's scores are 0..19
+    assert (liar.similar_items(None).scores == context.collaborative.similar_items(None).scores).all()
+
+
+class SomeExperiment:
+    """What changes of the tasks look at."""
+
+    def __init__(self):
+        self.log, self.seed = load_dataset("toystore"), 0
+        self.split = temporal_split(self.log)
+        changes.candidates(20)(self)
+        self.test = self.tasks("test", 30)
+
+
+def test_shuffled_and_redrawn_candidates_keep_the_question():
+    for change, same_items in ((changes.shuffled(1), True), (changes.redrawn(1000), False)):
+        experiment = SomeExperiment()
+        before = experiment.test
+        change(experiment)
+        assert [t.task_id for t in experiment.test] == [t.task_id for t in before]
+        for old, new in zip(before, experiment.test, strict=True):
+            assert new.candidates[new.positive - 1] == old.candidates[old.positive - 1]
+            assert (set(new.candidates) == set(old.candidates)) is same_items and new.history == old.history
+        assert [t.candidates for t in before] != [t.candidates for t in experiment.test]
+
+
+def test_more_candidates():
+    experiment = SomeExperiment()
+    changes.candidates(50)(experiment)
+    assert "test" not in vars(experiment)  # drawn anew when asked for
+    assert all(len(set(task.candidates)) == 50 for task in experiment.tasks("test", 5))
+
+
+def test_negatives():
+    pair, rng = HardNegative("t", 4, 9, (9, 2)), np.random.default_rng(0)
+    assert hardest_negative(pair, rng) == 9
+    assert {any_negative(pair, rng) for _ in range(500)} == set(range(1, 21)) - {4}
+
+
+def test_a_corrected_trajectory_asks_the_same_and_puts_the_positive_first(tiny, context):
+    _, chat = tiny
+    turns = [write_call("get_similar_users", {}, "I ask."), write_answer([5, 6, 7, 8, 9, 10, 11, 12, 13, 14], "So.")]
+    played = play_script(turns, context, chat, "rank", [1, 2, 3])
+    for positive, expected in ((7, [7, 5, 6, 8, 9, 10, 11, 12, 13, 14]), (20, [20, *range(5, 14)])):
+        better = sft.correct(played, positive, context, chat)
+        assert better.valid and better.answer == expected and better.n_calls == 1 and better.prompt_ids == [1, 2, 3]
+        assert better.steps[:-1] == played.steps[:-1]
+
+
+def test_features_are_what_the_catalogue_says():
+    items = pd.DataFrame({
+        "title": [f"Lamp {n // 6}x, c{n}" for n in range(36)], "categories": [("A",), ("B", "A")] * 18,
+        "price": [1.0, None] * 18, "year": [1994, 2003] * 18,
+    })  # fmt: skip
+    table = evidence.item_features(items)
+    assert table.shape[0] == 37 and not table[-1].any()  # padding
+    assert torch.allclose(table[:-1].pow(2).sum(1), torch.ones(36))
+    assert not torch.equal(table[0], table[6])  # another model number
+    assert torch.equal(table[1], table[3])  # "c3" is too rare a word to matter, and so is "lamp" too common
+
+
+@pytest.mark.parametrize("kind", [evidence.CatalogueSASRec, evidence.CatalogueGRU4Rec])
+def test_who_reads_the_catalogue_knows_siblings_of_what_it_has_seen(kind):
+    """Two families of items; each user stays in one. An item that few took is told by its family's word."""
+    rng, rows = np.random.default_rng(0), []
+    for user in range(60):
+        family = user % 2
+        rows += [(user, int(item) * 2 + family) for item in rng.choice(20, 6, replace=False)]
+    past = pd.DataFrame(rows, columns=["user", "item"]).assign(rating=5.0, timestamp=range(len(rows)))
+    titles = [("North" if n % 2 else "South") + f" {n}" for n in range(40)]
+    items = pd.DataFrame({"title": titles, "categories": [()] * 40, "price": [None] * 40, "year": [None] * 40})
+    # 20 of 40 titles share a word: more than COMMON of them, so the families are told by category here
+    items["categories"] = [("north",) if n % 2 else ("south",) for n in range(40)]
+    reader = kind(items, epochs=6).fit(past, 40)
+    alone = kind(items, own=False, epochs=6).fit(past, 40)
+    other = evidence.SASRec(epochs=6).fit(past, 40)
+    histories, candidates = [[0, 2, 4], [1, 3, 5]], [list(range(6, 40))] * 2
+    right = np.array([[item % 2 == family for item in candidates[0]] for family in (0, 1)])
+
+    def apart(model) -> float:
+        scores = model.score(histories, candidates)
+        return np.mean([scores[i][right[i]].mean() - scores[i][~right[i]].mean() for i in (0, 1)]) / scores.std()
+
+    assert apart(reader) > max(1.0, apart(other)) and apart(alone) > 1.0
+    assert np.allclose(alone.item_embeddings[::2], alone.item_embeddings[0])  # it sees no difference between siblings
+
+
+def test_the_mean_of_several_is_of_standardised_scores():
+    class Fixed:
+        def __init__(self, scores):
+            self.scores, self.item_embeddings = np.array(scores), scores
+
+        def score(self, histories, candidates):
+            return self.scores
+
+    both = evidence.Together([Fixed([[1.0, 2.0, 3.0]]), Fixed([[300.0, 200.0, 200.0]])])
+    assert np.allclose(both.score([[0]], [[0, 1, 2]]), [[-1.2247 + 1.4142, -0.7071, 1.2247 - 0.7071]], atol=1e-3)
+    assert both.item_embeddings == [[1.0, 2.0, 3.0]]
+
+
+def test_every_variant_is_in_one_tier_and_held_against_something():
+    assert sorted(name for names in TIERS.values() for name in names) == sorted(VARIANTS)
+    methods = {"rta", "ppr", "frozen", "gru4rec"}
+    assert all(variant.against in methods | set(VARIANTS) for variant in VARIANTS.values())
+    with pytest.raises(UserError, match="no variant 'huge'"):
+        play("huge", ".", ".")
+
+
+def finished(folder, seed, ranks, variant=None):
+    with open_run(folder, {"seed": seed}) as run:
+        run.write_ranks(ranks)
+        names = [name for name in ranks if name not in ("task_id", "user")]
+        metrics = {name: summarize(ranks[name], ranks["user"]) for name in names}
+        told = {"variant": variant} if variant else {}
+        run.write_result(dataset="toy", profile="nano", seed=seed, metrics=metrics, seconds={"rta": 120.0}, **told)
+        run.log_metrics({"stage": "rta", "step": 1, "calls": 1.0, "completion_tokens": 90})
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Two seeds of the recipe and of a variant that knows its task ids in another order; one seed of another."""
+    rng, made = np.random.default_rng(0), {}
+    about = {"name": "no-bonus", "question": "No bonus?", "method": "rta", "against": "rta", "paired": True}
+    for seed in (0, 1):
+        plain = pd.DataFrame({"task_id": [f"t{i}" for i in range(40)], "user": rng.integers(9, size=40)})
+        plain["random"], plain["ceiling"] = rng.integers(1, 21, 40).astype(float), np.ones(40)
+        plain["frozen"], plain["rta"] = np.full(40, 9.0), rng.choice([1.0, 2.0, math.inf], 40)
+        other = plain[["task_id", "user"]].assign(rta=rng.choice([1.0, 3.0], 40)).sample(frac=1, random_state=seed)
+        finished(tmp_path / f"a/seed-{seed}", seed, plain)
+        finished(tmp_path / f"b/no-bonus/seed-{seed}", seed, other, about)
+        made[seed] = (plain, other.sort_index())
+    half = about | {"name": "half", "against": "half"}
+    finished(tmp_path / "b/half/seed-0", 0, made[0][1], half)
+    finished(tmp_path / "b/alone/seed-0", 0, made[0][0][["task_id", "user", "rta"]], half | {"name": "alone"})
+    return tmp_path, made
+
+
+def test_a_variant_is_held_against_its_reference_task_by_task(results):
+    folder, made = results
+    runs = collect([folder])["toy", "nano"]
+    assert {name: len(folders) for name, folders in runs.items()} == {"": 2, "no-bonus": 2, "half": 1, "alone": 1}
+    table = ablations(runs)
+    plain, other = (pd.concat([made[seed][i] for seed in (0, 1)]) for i in (0, 1))
+    wanted = paired_difference(other["rta"], plain["rta"], plain["user"], "N@10")
+    assert table.loc["no-bonus", "N@10 -"] == pytest.approx(wanted["difference"])
+    assert table.loc["no-bonus", "n"] == 80 and table.loc["no-bonus", "minutes"] == pytest.approx(2.0)
+    assert table.loc["half", "N@10 -"] == 0.0  # itself
+    seed = made[0]
+    wanted = paired_difference(seed[0]["rta"], seed[1]["rta"], seed[0]["user"], "H@1")
+    assert table.loc["alone", "H@1 -"] == pytest.approx(wanted["difference"])
+
+
+def test_the_whole_report_is_text_and_a_figure(results, tmp_path):
+    text = full_report([results[0]], tmp_path / "out")
+    assert text == (tmp_path / "out/report.md").read_text()
+    assert "# toy, nano" in text and "| no-bonus | No bonus? |" in text and "way to ceiling" in text
+    assert "| ceiling | 1.000 |" in text and "100% |" in text
+    assert (tmp_path / "out/dynamics-nano-toy.png").stat().st_size > 10_000
+    with pytest.raises(UserError, match="no finished run at or below"):
+        full_report([tmp_path / "out"])
+
+
+SHORT = {
+    "rta.steps": 2, "rta.tasks_per_step": 2, "rta.group_size": 4, "rta.micro_groups": 1, "ppr.mining_tasks": 24,
+    "ppr.steps": 1, "ppr.tasks_per_step": 2, "ppr.group_size": 4, "ppr.micro_groups": 1, "evaluation.n_test": 12,
+    "evaluation.n_validation": 30, "agent.max_calls": 3,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    from agenticrec_lite.training.pipeline import run_experiment
+
+    folder = tmp_path_factory.mktemp("studies") / "base"
+    run_experiment("toystore", "nano", 0, folder, SHORT)
+    return folder
+
+
+@pytest.mark.all
+@pytest.mark.parametrize(("name", "settings"), [
+    ("sft", {"warm_start.micro_batch": 4}), ("asks-catalogue", {}), ("std", {}), ("hardest", {}), ("shuffled-1", {}),
+    ("without-get_similar_users", {"rta.steps": 2}),
+])  # fmt: skip
+def test_a_variant_goes_all_the_way_and_is_not_run_again(name, settings, base, tmp_path):
+    result = play(name, base, tmp_path / name, settings)
+    variant = VARIANTS[name]
+    method = "rta" if variant.stage == "test" else variant.stage
+    assert list(result["metrics"]) == [method] and result["variant"]["name"] == name and result["n_test"] == 12
+    trained = set(read_metrics(tmp_path / name)["stage"]) if variant.stage != "test" else set()
+    assert trained == ({variant.stage} if variant.stage != "test" else set())
+    again = play(name, base, tmp_path / name, settings)
+    assert again["metrics"] == result["metrics"] and again["seconds"] == result["seconds"]
+    table = ablations({"": [base], name: [tmp_path / name]})
+    assert table.loc[name, "n"] == 12
+
+
+def test_a_negative_reward_is_not_made_smaller_by_taking_the_bonus_away():
+    bad = replace(answered(range(1, 11)), outcome="bad_turn")
+    assert changes.without_bonus(bad, 1) == listwise_reward(bad, 1) == -1.0
