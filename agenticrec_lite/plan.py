@@ -16,7 +16,7 @@ import torch
 
 from agenticrec_lite.data.fetch import cache_folder
 from agenticrec_lite.errors import UserError
-from agenticrec_lite.policy import DTYPES, NANO
+from agenticrec_lite.policy import DTYPES, NANO, cpu_has_bf16
 
 PROMPT = {True: 360, False: 600}  # tokens of a prompt with the short system prompt, and with the long one
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a weight: four bits, a scale for 64 of them, quantised in turn
@@ -222,7 +222,7 @@ def check_hardware(name: str, profile: Mapping) -> None:
     """Say what this machine lacks, before anything is downloaded.
 
     Raises:
-        UserError: No GPU, one without bf16, or too little memory or disk.
+        UserError: No GPU, a device without bf16, or too little memory or disk.
     """
     needed, dtype = peak(plan(profile)), profile["policy"]["dtype"]
     if needs_gpu(profile):
@@ -232,6 +232,8 @@ def check_hardware(name: str, profile: Mapping) -> None:
             raise UserError(f"Profile {name!r} computes in bfloat16, which this GPU lacks; set policy.dtype=float16.")
         there, place = torch.cuda.get_device_properties(0).total_memory, "GPU"
     else:
+        if dtype == "bfloat16" and not cpu_has_bf16():
+            raise UserError(f"Profile {name!r} computes in bfloat16, which this CPU lacks; set policy.dtype=float32.")
         there, place = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "machine"
     if needed > there:
         raise UserError(

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from agenticrec_lite.policy import cpu_has_bf16
 from benchmarks.arm import record_replay
 from benchmarks.warm import make_adapter
 from benchmarks.workload import SIZES, load, pin_threads
@@ -134,9 +135,9 @@ def is_tie(model, ids: list[int], within: float = 1e-4) -> bool:
 
 
 def limits(model: str, folder: Path) -> dict:
-    """Shares of the machine's limits, in fp32 and bf16."""
+    """Shares of the machine's limits, in fp32, and in bf16 where the CPU has it."""
     found = {}
-    for dtype in ("float32", "bfloat16"):
+    for dtype in ("float32", "bfloat16")[: 1 + cpu_has_bf16()]:
         out = folder / f"limit-{dtype}.json"
         run("limit", model, folder, out, dtype)
         found[dtype] = json.loads(out.read_text())

@@ -9,18 +9,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.trajectory import Trajectory
-from agenticrec_lite.policy import add_adapter, save_adapter, smollm2_folder
+from agenticrec_lite.policy import add_adapter, cpu_has_bf16, save_adapter, smollm2_folder
 from agenticrec_lite.training.nano.teacher import ORDERING, play, scripted_ranking
 from benchmarks.workload import LORA, SIZES, WARM_ADAPTER, played_logprobs, with_template, worlds
 
-STEPS, WORLDS, EPISODES, RATE, CALLS = 30, 2, 4, 1e-3, 2
+STEPS, WORLDS, EPISODES, RATE, CALLS = 30, 1, 4, 1e-3, 2
 
 
 def make_adapter() -> None:
     """Write the adapter that `workload.load` puts on SmolLM2, if it is missing: about 5 minutes."""
     if not WARM_ADAPTER.exists():
         base = smollm2_folder()
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
+        dtype = torch.bfloat16 if cpu_has_bf16() else torch.float32
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
         policy = warm_start(add_adapter(model, LORA), with_template(AutoTokenizer.from_pretrained(base)))
         save_adapter(policy, WARM_ADAPTER)
 

@@ -15,7 +15,7 @@ from agenticrec_lite.cli import app
 from agenticrec_lite.data.fetch import cache_folder
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.plan import architecture, check_hardware, peak, plan
-from agenticrec_lite.policy import NANO, load_policy
+from agenticrec_lite.policy import NANO, cpu_has_bf16, load_policy
 from agenticrec_lite.profiles import load_profile, profile_names
 
 CARDS = {"t4": 15.8e9, "consumer24": 25.3e9, "paper": 85e9}  # bytes that torch reports of a T4, a 3090, an A100
@@ -105,6 +105,18 @@ def test_missing_bf16_is_told(gpu):
     check_hardware("consumer24", load_profile("consumer24"))
 
 
+@pytest.mark.fault("a CPU without bf16", "a profile in bf16")
+def test_a_cpu_without_bf16_is_told(monkeypatch):
+    """It would emulate it, at a fortieth of the speed."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(planner, "cpu_has_bf16", lambda: False)
+    with pytest.raises(UserError, match="bfloat16.*this CPU lacks.*policy.dtype=float32"):
+        check_hardware("smol", load_profile("smol"))
+    check_hardware("smol", load_profile("smol", **{"policy.dtype": "float32"}))
+    monkeypatch.setattr(planner, "cpu_has_bf16", lambda: True)
+    check_hardware("smol", load_profile("smol"))
+
+
 @pytest.mark.fault("too little memory", "a GPU, a machine")
 def test_too_little_memory_is_told_with_what_to_make_smaller(gpu, monkeypatch):
     gpu(8e9)
@@ -183,8 +195,11 @@ def test_the_estimate_is_within_a_fifth_of_the_measured_growth(name, overrides, 
     """Of the resident size of a fresh process, from after its imports to the peak of rollouts and updates."""
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("only Linux tells the peak since a moment")
-    if name == "smol" and not (cache_folder() / "smollm2-135m-unpacked").exists():
-        pytest.skip("smollm2-135m is not in the cache")
+    if name == "smol":
+        if not (cache_folder() / "smollm2-135m-unpacked").exists():
+            pytest.skip("smollm2-135m is not in the cache")
+        dtype = "bfloat16" if cpu_has_bf16() else "float32"
+        overrides = overrides | {"policy": overrides.get("policy", {}) | {"dtype": dtype}}
     done = subprocess.run([sys.executable, "-c", MEASURE, name, json.dumps(overrides)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
