@@ -16,7 +16,7 @@ import torch
 
 from agenticrec_lite.data.fetch import cache_folder
 from agenticrec_lite.errors import UserError
-from agenticrec_lite.policy import DTYPES, NANO, cpu_has_bf16
+from agenticrec_lite.policy import DTYPES, NANO
 
 PROMPT = {True: 360, False: 600}  # tokens of a prompt with the short system prompt, and with the long one
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a weight: four bits, a scale for 64 of them, quantised in turn
@@ -216,6 +216,12 @@ def plan_table(name: str, profile: Mapping) -> str:
         f"tokens/s trained and {pace.decoded:g} tokens/s decoded, {pace.completion} tokens a trajectory"
     )
     return "\n".join(lines)
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies in bf16; one that does not emulates it at a small part of fp32's speed."""
+    able = torch.cpu.get_capabilities()
+    return able["architecture"] != "x86_64" or able["avx512_bf16"] or able["amx_bf16"]
 
 
 def check_hardware(name: str, profile: Mapping) -> None:

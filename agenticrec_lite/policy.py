@@ -256,12 +256,6 @@ def precision(dtype: str) -> dict[str, bool]:
     return {"use_cpu": not gpu, **mixed, "gradient_checkpointing": False}
 
 
-def cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies in bf16; one that does not emulates it at a small part of fp32's speed."""
-    able = torch.cpu.get_capabilities()
-    return able["architecture"] != "x86_64" or able["avx512_bf16"] or able["amx_bf16"]
-
-
 def base_model(model) -> PreTrainedModel:
     """The transformers model inside a PeftModel (adapters stay active), or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -14,8 +14,7 @@ INVALID = -1.0
 
 def ndcg_at_10(answer: Sequence[int], positive: int) -> float:
     """N@10 of a list with one positive: 1 / log2(rank + 1) if it is among the first ten, else 0."""
-    rank = answer.index(positive) + 1 if positive in answer else math.inf
-    return 1 / math.log2(rank + 1) if rank <= 10 else 0.0
+    return 1 / math.log2(answer.index(positive) + 2) if positive in answer[:10] else 0.0
 
 
 def listwise_reward(trajectory: Trajectory, positive: int) -> float:

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from agenticrec_lite.policy import cpu_has_bf16
+from agenticrec_lite.plan import cpu_has_bf16
 from benchmarks.arm import record_replay
 from benchmarks.warm import make_adapter
 from benchmarks.workload import SIZES, load, pin_threads

@@ -9,7 +9,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.trajectory import Trajectory
-from agenticrec_lite.policy import add_adapter, cpu_has_bf16, save_adapter, smollm2_folder
+from agenticrec_lite.plan import cpu_has_bf16
+from agenticrec_lite.policy import add_adapter, save_adapter, smollm2_folder
 from agenticrec_lite.training.nano.teacher import ORDERING, play, scripted_ranking
 from benchmarks.workload import LORA, SIZES, WARM_ADAPTER, played_logprobs, with_template, worlds
 

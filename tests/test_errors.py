@@ -161,12 +161,12 @@ def full_disk(tmp_path, monkeypatch):
     def refuse(*args):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(fetching, "_from_first_source", lambda name, sources: {"u.data": b""})
+    monkeypatch.setattr(fetching, "first_of", lambda known, name, sources: {"u.data": b""})
     monkeypatch.setattr(Path, "write_bytes", refuse)
 
 
 def no_cache_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(fetching, "_from_first_source", lambda name, sources: {"u.data": b""})
+    monkeypatch.setattr(fetching, "first_of", lambda known, name, sources: {"u.data": b""})
     (tmp_path / "cache").write_text("a file, not a folder")
 
 
@@ -206,7 +206,7 @@ def two_runs(tmp_path, monkeypatch):
         folder = tmp_path / f"own{number}"
         folder.mkdir()
         (folder / "config.yaml").write_text(yaml.safe_dump({"dataset": "d", "rta": {"steps": number}, "seed": 0}))
-        (folder / "result.json").write_text("{}")
+        (folder / "result.json").write_text('{"dataset": "d", "profile": "nano"}')
         (folder / "ranks.csv").write_text("task_id,user,rta\nt,1,1\n")
 
 
@@ -467,6 +467,7 @@ CASES: list[tuple[str, Callable, tuple[str, ...] | None]] = [
     ("This run has no figures yet ...", files(own_result__json='{"seconds": {}}'), ("show", "{tmp}/own")),
     ("The metrics hold no row with ...", no_curve, None),
     ("A report needs ...", no_report, None),
+    ("There is no finished run at or below ...", nothing, ("report", "{tmp}")),
     ("... not only in their seed ...", two_runs, ("report", "{tmp}/own0", "{tmp}/own1")),
     ("The paper has no figures of ...", paper_figures, None),
     ("The memory does not suffice ...", no_memory, None),

@@ -14,8 +14,8 @@ from agenticrec_lite import plan as planner
 from agenticrec_lite.cli import app
 from agenticrec_lite.data.fetch import cache_folder
 from agenticrec_lite.errors import UserError
-from agenticrec_lite.plan import architecture, check_hardware, peak, plan
-from agenticrec_lite.policy import NANO, cpu_has_bf16, load_policy
+from agenticrec_lite.plan import architecture, check_hardware, cpu_has_bf16, peak, plan
+from agenticrec_lite.policy import NANO, load_policy
 from agenticrec_lite.profiles import load_profile, profile_names
 
 CARDS = {"t4": 15.8e9, "consumer24": 25.3e9, "paper": 85e9}  # bytes that torch reports of a T4, a 3090, an A100

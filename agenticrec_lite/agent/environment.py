@@ -47,14 +47,8 @@ class RankingEnvironment:
             self.steps.append(Step("answer", str(turn.answer)))
             self.answer = turn.answer
             return self._end("answered")
-        self.steps.append(
-            Step(
-                "call",
-                text[text.index("<tool_call>") + 11 : text.rindex("</tool_call>")],
-                turn.tool,
-                turn.arguments,
-            )
-        )
+        call = text[text.index("<tool_call>") + 11 : text.rindex("</tool_call>")]
+        self.steps.append(Step("call", call, turn.tool, turn.arguments))
         if self.n_calls >= self.max_calls:
             return self._end("over_budget")
         self.n_calls += 1

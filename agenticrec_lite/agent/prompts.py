@@ -21,17 +21,14 @@ def system_prompt(brief: bool) -> str:
         f"{name}({', '.join(parameters(tool))})" + ("" if brief else f": {summary(tool)}")
         for name, tool in TOOLS.items()
     )
-    example = write_call("get_similar_items", {"item_title": "h1"})
-    rules = (
-        ""
-        if brief
-        else (
-            "You are a recommender agent. Think, call tools to gather evidence, then answer.\n"
-            "A turn is <think>your thoughts</think> followed by one tool call, for example\n"
-            f"{example}\nor by the answer. You may call at most 10 tools.\n"
-        )
+    if brief:
+        return f"Tools:\n{tools}"
+    return (
+        "You are a recommender agent. Think, call tools to gather evidence, then answer.\n"
+        "A turn is <think>your thoughts</think> followed by one tool call, for example\n"
+        f"{write_call('get_similar_items', {'item_title': 'h1'})}\n"
+        f"or by the answer. You may call at most 10 tools.\nTools:\n{tools}"
     )
-    return f"{rules}Tools:\n{tools}"
 
 
 def task_prompt(context: TaskContext, question: str = "rank", pair: tuple[int, int] | None = None) -> str:
@@ -102,10 +99,8 @@ class ChatFormat:
         self, context: TaskContext, question: str = "rank", pair: tuple[int, int] | None = None
     ) -> list[int]:
         """Token ids of a task's prompt, up to the place where the policy begins."""
-        messages = [
-            {"role": "system", "content": system_prompt(self.brief)},
-            {"role": "user", "content": task_prompt(context, question, pair)},
-        ]
+        system, user = system_prompt(self.brief), task_prompt(context, question, pair)
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
         text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         return self.tokenizer.encode(text, add_special_tokens=False)
 
@@ -122,6 +117,5 @@ class ChatFormat:
 
     def turn_text(self, ids: list[int]) -> str:
         """Text of a turn without its end-of-turn token, special tokens of the protocol kept."""
-        return self.tokenizer.decode(
-            ids[:-1] if ids and ids[-1] == self.end_of_turn else ids, skip_special_tokens=False
-        )
+        ended = ids[-1:] == [self.end_of_turn]
+        return self.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=False)

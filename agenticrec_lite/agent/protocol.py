@@ -13,18 +13,8 @@ from dataclasses import dataclass
 
 from agenticrec_lite.tools import TOOLS
 
-TAGS = (
-    "<think>",
-    "</think>",
-    "<tool_call>",
-    "</tool_call>",
-    "<observation>",
-    "</observation>",
-    "<answer>",
-    "</answer>",
-)
+TAGS = tuple(f"<{end}{name}>" for name in ("think", "tool_call", "observation", "answer") for end in ("", "/"))
 TOP = 10
-QUESTIONS = ("rank", "more", "less")
 
 _TURN = re.compile(
     r"(?:<think>(?P<think>.*?)</think>\s*)?"

@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
@@ -69,18 +70,17 @@ class _Batch:
     def admit(self, groups: Sequence[Group]) -> None:
         """Run every prompt once, and let a copy for each of its rollouts join."""
         start, first = len(self.trajectories), self.trajectories[-1].group + 1 if self.trajectories else 0
-        self.environments += [e for group in groups for e in group.environments]
+        copies = [(g, group, e) for g, group in enumerate(groups) for e in group.environments]
+        self.environments += [e for _, _, e in copies]
         self.trajectories += [
-            Trajectory(group.task_id, first + g, e.question, group.prompt_ids)
-            for g, group in enumerate(groups)
-            for e in group.environments
+            Trajectory(group.task_id, first + g, e.question, group.prompt_ids) for g, group, e in copies
         ]
         cache = SlotCache(self.decoder.config.num_hidden_layers)
         empty = torch.zeros(len(groups), dtype=torch.long, device=self.device)
         logits, lengths = self._feed([group.prompt_ids for group in groups], cache, empty)
-        copies = torch.tensor([g for g, group in enumerate(groups) for _ in group.environments], device=self.device)
-        cache.select(copies)
-        logits, lengths = logits[copies], lengths[copies]
+        prompts = torch.tensor([g for g, _, _ in copies], device=self.device)
+        cache.select(prompts)
+        logits, lengths = logits[prompts], lengths[prompts]
         if self.rows:
             self.cache.join(cache)
             self.logits, self.lengths = torch.cat([self.logits, logits]), torch.cat([self.lengths, lengths])
@@ -91,9 +91,7 @@ class _Batch:
     def _feed(self, blocks: Sequence[Sequence[int]], cache: SlotCache, lengths: torch.Tensor):
         """Run a ragged block of tokens through the model; logits after each row's last token [B, V], new lengths."""
         counts = torch.tensor([len(block) for block in blocks], device=self.device)
-        ids = torch.zeros(len(blocks), int(counts.max()), dtype=torch.long, device=self.device)
-        for i, block in enumerate(blocks):
-            ids[i, : len(block)] = torch.tensor(block)
+        ids = pad_sequence([torch.tensor(block) for block in blocks], batch_first=True).to(self.device)
         states = self._forward(ids, cache, lengths)
         last = states[torch.arange(len(blocks), device=self.device), counts - 1]
         return self.head(last).float(), lengths + counts

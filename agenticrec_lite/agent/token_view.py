@@ -32,12 +32,8 @@ def show_tokens(trajectory, tokenizer, title: str | None = None) -> View:
     logprobs, prompt = _get(trajectory, "logprobs") or [None] * len(ids), _get(trajectory, "prompt_ids") or []
     texts = {i: tokenizer.decode([i], skip_special_tokens=False) for i in {*prompt, *ids}}
     added = set(tokenizer.all_special_ids) | set(getattr(tokenizer, "added_tokens_decoder", {}))
-    spans = [
-        _token(place, i, texts[i], on, log_p, i in added)
-        for place, (i, on, log_p) in enumerate(
-            zip([*prompt, *ids], [0] * len(prompt) + list(mask), [None] * len(prompt) + list(logprobs), strict=True)
-        )
-    ]
+    tokens = zip([*prompt, *ids], [0] * len(prompt) + list(mask), [None] * len(prompt) + list(logprobs), strict=True)
+    spans = [_token(place, i, texts[i], on, log_p, i in added) for place, (i, on, log_p) in enumerate(tokens)]
     sign, style, pushed = _advantage(trajectory)
     runs = _run("Prompt", spans[: len(prompt)], "not trained", 0) if prompt else ""
     for on, run in groupby(zip(mask, spans[len(prompt) :], strict=True), key=lambda pair: bool(pair[0])):

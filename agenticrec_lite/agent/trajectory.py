@@ -54,6 +54,11 @@ class Trajectory:
     def valid(self) -> bool:
         return self.outcome == "answered"
 
+    @property
+    def last_turn(self) -> int:
+        """Where in the completion the policy's last turn begins."""
+        return max((i + 1 for i, own in enumerate(self.action_mask) if not own), default=0)
+
     def row(self) -> dict:
         """The part that goes to trajectories.jsonl: text, not tokens."""
         hidden = {"prompt_ids", "completion_ids", "action_mask", "logprobs"}

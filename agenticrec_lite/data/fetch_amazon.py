@@ -79,8 +79,7 @@ def _from_hub(category: str, folder: Path) -> dict[str, Path]:
     names = [f"raw/{path}" for path in _paths(category)]
     files = {}
     try:
-        listed = hub.HfApi().get_paths_info(HUB_REPOSITORY, names, repo_type="dataset")
-        listed = {info.path: info for info in listed}
+        listed = {info.path: info for info in hub.HfApi().get_paths_info(HUB_REPOSITORY, names, repo_type="dataset")}
         _need_space(folder, sum(listed[name].size for name in names))
         for name in names:  # the client checks their sizes itself
             path = Path(hub.hf_hub_download(HUB_REPOSITORY, name, repo_type="dataset", local_dir=folder / "hub.part"))

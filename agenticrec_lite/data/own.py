@@ -35,12 +35,10 @@ def from_frames(interactions: pd.DataFrame, items: pd.DataFrame, name: str = "ow
     """
     interactions, items = (table.rename(columns=SHORT_NAMES) for table in (interactions, items))
     categories = items["categories"] if "categories" in items else [()] * len(items)
-    return make_log(
-        name,
-        interactions.assign(rating=interactions.get("rating", np.nan)),
-        items.assign(categories=[_categories(value) for value in categories], price=items.get("price", np.nan),
-                     year=items.get("year", np.nan)),
-    )  # fmt: skip
+    interactions = interactions.assign(rating=interactions.get("rating", np.nan))
+    items = items.assign(categories=[_categories(value) for value in categories], price=items.get("price", np.nan),
+                         year=items.get("year", np.nan))
+    return make_log(name, interactions, items)
 
 
 def load_files(place: str) -> InteractionLog:

@@ -1,6 +1,7 @@
 """Ranking tasks: a user's recent history and 20 numbered candidates, one of which the user took next."""
 
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -54,13 +55,9 @@ def build_tasks(log: InteractionLog, split: Split, part: str, n: int | None, see
         UserError: no row of the part can become a task.
     """
     drawer = _TaskDrawer(log, split, part, seed)
-    tasks: list[RankingTask] = []
-    for row in drawer.shuffled_rows(split.rows(part)):
-        if len(tasks) == n:
-            break
-        task = drawer.task(int(row), n_candidates, history_length, min_history)
-        if task is not None:
-            tasks.append(task)
+    rows = drawer.shuffled_rows(split.rows(part))
+    drawn = (drawer.task(int(row), n_candidates, history_length, min_history) for row in rows)
+    tasks = list(islice((task for task in drawn if task is not None), n))
     if not tasks and n != 0:
         raise UserError(f"{log.name}: no row of {part} gives a task with {min_history} earlier interactions "
                         f"and {n_candidates} candidates; use a longer log or ask for less.")

@@ -69,22 +69,17 @@ def play_tasks(
 
 def trajectory_ranks(trajectories: Sequence[Trajectory], tasks: Sequence[RankingTask]) -> np.ndarray:
     """Rank of the positive in each answer [n]; inf where it is missing or the trajectory is invalid."""
-    return np.array(
-        [
-            t.answer.index(task.positive) + 1.0 if t.valid and task.positive in t.answer else np.inf
-            for t, task in zip(trajectories, tasks, strict=True)
-        ]
-    )
+    ranks = np.full(len(tasks), np.inf)
+    for i, (trajectory, task) in enumerate(zip(trajectories, tasks, strict=True)):
+        if trajectory.valid and task.positive in trajectory.answer:
+            ranks[i] = trajectory.answer.index(task.positive) + 1
+    return ranks
 
 
 def summarize_trajectories(trajectories: Sequence[Trajectory], tasks: Sequence[RankingTask]) -> dict:
     """Metrics, share of valid answers and calls a trajectory, with intervals that resample users."""
-    return summarize(
-        trajectory_ranks(trajectories, tasks),
-        users_of(tasks),
-        valid=[t.valid for t in trajectories],
-        calls=[t.n_calls for t in trajectories],
-    )
+    valid, calls = [t.valid for t in trajectories], [t.n_calls for t in trajectories]
+    return summarize(trajectory_ranks(trajectories, tasks), users_of(tasks), valid, calls)
 
 
 def evidence_features(context: TaskContext) -> np.ndarray:

@@ -85,19 +85,18 @@ def summarize(ranks: ArrayLike, users: ArrayLike, valid: Sequence[bool] | None =
     }
 
 
-def paired_difference(ranks_a: ArrayLike, ranks_b: ArrayLike, users: ArrayLike, metric: str,
-                      seed: int = 0) -> dict:
+def paired_difference(ranks_a: ArrayLike, ranks_b: ArrayLike, users: ArrayLike, metric: str) -> dict:
     """Metric of a minus metric of b on the same tasks: {"difference", "ci95": [low, high]}.
 
     Pairing removes what makes a task hard for both, so the interval is narrower than those of a and b
     suggest.
     """
     difference = gains(ranks_a, metric) - gains(ranks_b, metric)
-    interval = user_bootstrap(difference[:, None], users, seed)[0]
+    interval = user_bootstrap(difference[:, None], users)[0]
     return {"difference": float(difference.mean()), "ci95": interval.tolist()}
 
 
-def user_bootstrap(columns: np.ndarray, users: ArrayLike, seed: int) -> np.ndarray:
+def user_bootstrap(columns: np.ndarray, users: ArrayLike, seed: int = 0) -> np.ndarray:
     """Percentile intervals of the column means [n, m] when whole users are drawn with replacement: [m, 2]."""
     names, codes = np.unique(users, return_inverse=True)
     if len(codes) != len(columns):

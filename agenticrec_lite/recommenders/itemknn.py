@@ -15,19 +15,21 @@ class ItemKNN(Recommender):
     history.
 
     Attributes:
+        taken: sparse [U, n_items] float32 0/1 by rows, the items of each fitted user, in the order of their codes.
         cosines: sparse [n_items, n_items] float32 in 0..1, symmetric, by columns; nothing on the diagonal and
             for items never taken.
     """
 
+    taken: sparse.csr_array
     cosines: sparse.csc_array
 
     def fit(self, interactions: pd.DataFrame, n_items: int, seed: int = 0) -> Self:
         """similarity(i, j) = |users of i and j| / sqrt(|users of i| |users of j|); nothing is random."""
-        pairs = interactions[["user", "item"]].drop_duplicates()
-        users = pairs["user"].to_numpy()
-        ones = np.ones(len(pairs), dtype=np.float32)
-        taken = sparse.csr_array((ones, (users, pairs["item"].to_numpy())), shape=(users.max() + 1, n_items))
-        together = (taken.T @ taken).tocoo()
+        users, rows = np.unique(interactions["user"], return_inverse=True)
+        ones = np.ones(len(interactions), dtype=np.float32)
+        counts = sparse.csr_array((ones, (rows.astype(np.int32), interactions["item"])), shape=(len(users), n_items))
+        self.taken = counts.minimum(1)
+        together = (self.taken.T @ self.taken).tocoo()
         n_users = together.diagonal()
         scale = np.divide(1, np.sqrt(n_users), out=np.zeros_like(n_users), where=n_users > 0)
         (i, j), n_both = together.coords, together.data

@@ -21,7 +21,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
@@ -39,18 +39,19 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class Run:
-    """An open run folder; made by `open_run`, closed by `close` or at the end of a `with` block."""
+class Run(AbstractContextManager):
+    """An open run folder; made by `open_run`, closed by `close` or at the end of a `with` block.
+
+    Attributes:
+        result: What result.json holds; set by `write_result`.
+    """
 
     def __init__(self, folder: Path, config: dict[str, Any], lock: FileLock | None):
         self.folder, self.config, self._lock = folder, config, lock
         self.checkpoints = folder / "checkpoints"
         self._state = files.read_json(folder / "state.json")
-        self._result = files.read_json(folder / "result.json")
+        self.result = files.read_json(folder / "result.json")
         self._metrics = files.read_csv(folder / "metrics.csv")
-
-    def __enter__(self) -> "Run":
-        return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
@@ -59,11 +60,6 @@ class Run:
         """Give the folder free for other processes."""
         if self._lock:
             self._lock.release(force=True)
-
-    @property
-    def result(self) -> dict[str, Any]:
-        """What result.json holds."""
-        return self._result
 
     def done(self, stage: str) -> bool:
         """Whether `stage` has been marked as finished, now or by an earlier call of the same command."""
@@ -115,23 +111,22 @@ class Run:
 
         self._metrics = [row for row in self._metrics if kept(row)]
         self._write_metrics()
-        if not self._lock:
-            return
-        with replacing(self.folder / "trajectories.jsonl") as path, open(path, "w", encoding="utf-8") as file:
-            file.writelines(line for line, row in files.read_lines(self.folder / "trajectories.jsonl") if kept(row))
+        if self._lock:
+            log = self.folder / "trajectories.jsonl"
+            with replacing(log) as path, open(path, "w", encoding="utf-8") as file:
+                file.writelines(line for line, row in files.read_lines(log) if kept(row))
 
     def write_result(self, **fields: Any) -> None:
         """Set fields of result.json; the peak memory and the versions are kept up to date along with them."""
-        peak = max(peak_rss_mb(), self._result.get("peak_rss_mb", 0.0))
-        self._result |= plain(fields) | {"peak_rss_mb": peak, "versions": versions()}
-        self._write_json("result.json", self._result)
+        peak = max(peak_rss_mb(), self.result.get("peak_rss_mb", 0.0))
+        self.result |= plain(fields) | {"peak_rss_mb": peak, "versions": versions()}
+        self._write_json("result.json", self.result)
 
     def write_ranks(self, ranks: "pd.DataFrame") -> None:
         """Write ranks.csv: task_id, user and a column a method; infinite where the positive is not in the list."""
-        if not self._lock:
-            return
-        with replacing(self.folder / "ranks.csv") as temporary:
-            ranks.to_csv(temporary, index=False)
+        if self._lock:
+            with replacing(self.folder / "ranks.csv") as temporary:
+                ranks.to_csv(temporary, index=False)
 
     @contextmanager
     def timer(self, stage: str) -> Iterator[None]:
@@ -140,7 +135,7 @@ class Run:
         try:
             yield
         finally:
-            seconds = dict(self._result.get("seconds", {}))
+            seconds = dict(self.result.get("seconds", {}))
             seconds[stage] = round(seconds.get(stage, 0.0) + time.monotonic() - started, 2)
             self.write_result(seconds=seconds)
 
@@ -180,24 +175,17 @@ def open_run(folder: str | Path, config: Mapping[str, Any]) -> Run:
         # A singleton: a notebook cell that is run again gets the lock which its own kernel already holds.
         lock = FileLock(folder / ".lock", is_singleton=True, thread_local=False)
         lock.acquire(timeout=0)
+        try:
+            _settle(folder, config)
+            return Run(folder, config, lock)
+        except BaseException:
+            lock.release()  # not by force: this process may hold the folder for a run that goes on
+            raise
     except Timeout:
-        raise UserError(
-            f"Another process is writing to {folder}; wait for it or choose another folder."
-        ) from None
+        raise UserError(f"Another process is writing to {folder}; wait for it or choose another folder.") from None
     except OSError as error:
-        raise _not_opened(folder, error) from error
-    try:
-        _settle(folder, config)
-        return Run(folder, config, lock)
-    except BaseException as error:
-        lock.release()  # not by force: this process may hold the folder for a run that goes on
-        if isinstance(error, OSError):
-            raise _not_opened(folder, error) from error
-        raise
-
-
-def _not_opened(folder: Path, error: OSError) -> UserError:
-    return UserError(f"Cannot open the run folder {folder}: {error.strerror or error}; choose one that can be written.")
+        reason = error.strerror or error
+        raise UserError(f"Cannot open the run folder {folder}: {reason}; choose one that can be written.") from error
 
 
 def _settle(folder: Path, config: dict[str, Any]) -> None:
@@ -214,10 +202,9 @@ def _settle(folder: Path, config: dict[str, Any]) -> None:
             told = ", ".join(f"{key} was {old.get(key)}, now {new.get(key)}" for key in differing[:5])
             raise UserError(f"{folder} holds another run ({told}); choose another folder or delete that one.")
     else:
+        text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
         with replacing(path) as temporary:
-            temporary.write_text(
-                yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8"
-            )
+            temporary.write_text(text, encoding="utf-8")
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
@@ -237,18 +224,12 @@ def read_result(folder: str | Path) -> dict[str, Any]:
 
 def read_metrics(folder: str | Path) -> "pd.DataFrame":
     """The metrics.csv of a run folder, a row a step, NaN where empty. Raises UserError if there is none."""
-    import pandas as pd  # here, because the command line's quick answers need no pandas
-    path = _there(folder, "metrics.csv")
-    with files.reading(path):
-        return pd.read_csv(path)
+    return _read_table(folder, "metrics.csv")
 
 
 def read_ranks(folder: str | Path) -> "pd.DataFrame":
     """The ranks.csv of a finished run folder. Raises UserError if there is none."""
-    import pandas as pd
-    path = _there(folder, "ranks.csv")
-    with files.reading(path):
-        return pd.read_csv(path)
+    return _read_table(folder, "ranks.csv")
 
 
 def read_trajectories(folder: str | Path) -> Iterator[dict[str, Any]]:
@@ -273,6 +254,13 @@ def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(config, dict):
         return {prefix[:-1]: config}
     return {k: v for key, inner in config.items() for k, v in _flat(inner, f"{prefix}{key}.").items()}
+
+
+def _read_table(folder: str | Path, name: str) -> "pd.DataFrame":
+    import pandas as pd  # here, because the command line's quick answers need no pandas
+    path = _there(folder, name)
+    with files.reading(path):
+        return pd.read_csv(path)
 
 
 def _there(folder: str | Path, name: str) -> Path:

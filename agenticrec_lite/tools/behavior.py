@@ -30,6 +30,5 @@ def get_rating_behavior(context: TaskContext) -> str:
     for i, rating in enumerate(context.ratings):
         name = "Not rated" if np.isnan(rating) else "High" if rating >= 4 else "Middle" if rating >= 3 else "Low"
         groups[name].append(f"h{i + 1}")
-    return " ".join(
-        f"{name}: {' '.join(items) or 'none'}." for name, items in groups.items() if items or name != "Not rated"
-    )
+    shown = {name: items for name, items in groups.items() if items or name != "Not rated"}
+    return " ".join(f"{name}: {' '.join(items) or 'none'}." for name, items in shown.items())

@@ -91,10 +91,8 @@ class TaskContext:
         """
         place = self._places.get(escape(name).casefold()) if isinstance(name, str | int) else None
         if place is None or isinstance(name, bool):
-            raise ToolError(
-                f"no item {escape(name, 40)!r}: name a candidate 1-{len(self.candidates)}, "
-                f"a history item h1-h{len(self.history)}, or an exact title."
-            )
+            numbered = f"a candidate 1-{len(self.candidates)}, a history item h1-h{len(self.history)}"
+            raise ToolError(f"no item {escape(name, 40)!r}: name {numbered}, or an exact title.")
         return place
 
     def card(self, place: tuple[str, int]) -> ItemCard:

@@ -28,6 +28,5 @@ def candidates_analyze(context: TaskContext) -> str:
     groups: dict[str, list[int]] = {}
     for i in np.argsort(-counts, kind="stable"):
         groups.setdefault(context.candidates[i].category, []).append(int(i))
-    return "Candidates by category and popularity:\n" + "\n".join(
-        f"{category}: " + ", ".join(f"{i + 1}:{shown[i]}" for i in members) for category, members in groups.items()
-    )
+    lines = [f"{name}: " + ", ".join(f"{i + 1}:{shown[i]}" for i in members) for name, members in groups.items()]
+    return "\n".join(["Candidates by category and popularity:", *lines])

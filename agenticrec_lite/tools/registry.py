@@ -39,11 +39,8 @@ def summary(tool: Tool) -> str:
 
 def schema(tool: Tool) -> dict:
     """A tool's JSON schema (OpenAI function form, which chat templates take), from signature and docstring."""
-    described = dict(
-        line.strip().split(": ", 1)
-        for line in inspect.getdoc(tool).partition("Args:\n")[2].splitlines()
-        if ": " in line
-    )
+    lines = inspect.getdoc(tool).partition("Args:\n")[2].splitlines()
+    described = dict(line.strip().split(": ", 1) for line in lines if ": " in line)
     properties = {name: {"type": "string", "description": described[name]} for name in parameters(tool)}
     required = [name for name, p in parameters(tool).items() if p.default is inspect.Parameter.empty]
     return {
@@ -71,9 +68,8 @@ def call_tool(name: str, arguments: dict, context: TaskContext) -> str:
     try:
         for argument, value in arguments.items():
             if argument not in known:
-                raise ToolError(
-                    f"{name} has no argument {escape(argument, 40)!r}; it takes {', '.join(known) or 'none'}."
-                )
+                takes = ", ".join(known) or "none"
+                raise ToolError(f"{name} has no argument {escape(argument, 40)!r}; it takes {takes}.")
             if not isinstance(value, str | int) or isinstance(value, bool):
                 raise ToolError(f"{argument} must be text or a number, not {type(value).__name__}.")
         missing = [a for a, p in known.items() if p.default is inspect.Parameter.empty and a not in arguments]

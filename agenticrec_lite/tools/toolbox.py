@@ -27,8 +27,7 @@ class Toolbox:
     Attributes:
         cards: What is shown of each item, by item code.
         popularity, itemknn, sasrec: The fitted recommenders; baselines use the same objects.
-        taken_rows: Items of each fitted user, sparse 0/1 [U, n_items] by rows.
-        latest: Each one's last item [U].
+        latest: Last item of each fitted user [U], in the order of `itemknn.taken`.
         neighbours: How many neighbours a collaborative tool names.
     """
 
@@ -36,7 +35,6 @@ class Toolbox:
     popularity: Popularity
     itemknn: ItemKNN
     sasrec: SASRec
-    taken_rows: sparse.csr_array
     latest: list[int]
     neighbours: int = 3
 
@@ -52,40 +50,28 @@ class Toolbox:
         """
         past = log.interactions.iloc[rows]
         popularity, itemknn = Popularity().fit(past, log.n_items), ItemKNN().fit(past, log.n_items)
-        sasrec = SASRec().fit(past, log.n_items, seed)
-        users, rows_of = np.unique(past["user"], return_inverse=True)
-        counts = sparse.csr_array(
-            (np.ones(len(past), dtype=np.float32), (rows_of, past["item"])), shape=(len(users), log.n_items)
-        )
-        return cls(
-            cards=item_cards(log, past),
-            popularity=popularity,
-            itemknn=itemknn,
-            sasrec=sasrec,
-            taken_rows=counts.minimum(1),
-            latest=past.groupby("user")["item"].last().tolist(),
-            neighbours=neighbours,
-        )
+        sasrec, latest = SASRec().fit(past, log.n_items, seed), past.groupby("user")["item"].last().tolist()
+        return cls(item_cards(log, past), popularity, itemknn, sasrec, latest, neighbours)
 
     @property
     def taken(self) -> np.ndarray:
         """Items of each fitted user as a dense array: made when asked for, and for small catalogues only."""
-        return self.taken_rows.toarray()
+        return self.itemknn.taken.toarray()
 
     @cached_property
     def taken_columns(self) -> sparse.csc_array:
-        """`taken_rows` by columns: the fitted users of each item."""
-        return self.taken_rows.tocsc()
+        """`itemknn.taken` by columns: the fitted users of each item."""
+        return self.itemknn.taken.tocsc()
 
     @cached_property
     def user_sizes(self) -> np.ndarray:
         """Square root of the number of items that each fitted user took [U]."""
-        return np.sqrt(self.taken_rows.sum(1))
+        return np.sqrt(self.itemknn.taken.sum(1))
 
     @cached_property
     def item_sizes(self) -> np.ndarray:
         """Square root of the number of fitted users who took each item, at least 1 [n_items]."""
-        return np.sqrt(np.maximum(self.taken_rows.sum(0), 1))
+        return np.sqrt(np.maximum(self.itemknn.taken.sum(0), 1))
 
     @cached_property
     def item_vectors(self) -> np.ndarray:
@@ -135,7 +121,7 @@ class FittedCollaborative:
         box, candidates = self.toolbox, np.array(self.task.candidates)
         similarity = box.taken_columns[:, list(self.task.history)].sum(1) / box.user_sizes
         nearest = largest(similarity, N_NEIGHBOURS)
-        taken = box.taken_rows[nearest][:, candidates].toarray()
+        taken = box.itemknn.taken[nearest][:, candidates].toarray()
         return nearest, similarity[nearest] @ taken / box.item_sizes[candidates]
 
     def similar_users(self) -> Evidence:

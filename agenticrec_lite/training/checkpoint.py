@@ -51,10 +51,8 @@ class Checkpoints(TrainerCallback):
                 processes.say(f"{stage}: the checkpoint {path.name} cannot be used ({error}); an earlier one must do.")
                 remove(path)
         run.rewind(stage, self.step + 1)
-        self.history = [
-            {key: value for key, value in row.items() if value == value}
-            for row in (read_metrics(run.folder).query("stage == @stage").to_dict("records") if self.step else [])
-        ]
+        rows = read_metrics(run.folder).query("stage == @stage").to_dict("records") if self.step else []
+        self.history = [{key: value for key, value in row.items() if value == value} for row in rows]
         if self.step:
             processes.say(f"{stage}: going on after step {self.step}.")
 

@@ -105,8 +105,7 @@ class ListwiseGRPOTrainer(GRPOTrainer):
         self.reward, self.agent, self.run, self.stage, self.seed = reward, agent, run, stage, seed
         self.chat = ChatFormat.of(policy.tokenizer, policy.brief)
         self.sampling = Sampling.of(agent, settings["temperature"])
-        self.trajectories: list[Trajectory] = []
-        self.history: list[dict] = checkpoints.history if checkpoints else []
+        self.trajectories, self.history = [], checkpoints.history if checkpoints else []
         told = {"desc": stage.upper(), "unit": "step", "disable": not processes.is_main()}
         self.bar = tqdm(total=settings["steps"], initial=len(self.history), **told)
         self.by_turns = agent.get("engine") == "vllm" and vllm_here(policy.model)

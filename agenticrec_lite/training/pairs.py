@@ -30,18 +30,17 @@ def four_questions(pair: HardNegative, context: TaskContext) -> list[Question]:
     ]
 
 
-def ask(policy: Policy, questions: Sequence[Question], agent: dict, progress: str | None = None) -> list[Trajectory]:
+def ask(policy: Policy, questions: Sequence[Question], agent: dict) -> list[Trajectory]:
     """One greedy trajectory a question, rewarded.
 
     Args:
         policy: As it is.
         questions: Pair-wise ones.
         agent: The profile's `agent` section.
-        progress: Title of a progress bar.
     """
     chat = ChatFormat.of(policy.tokenizer, policy.brief)
     groups = [question.group(chat, 1, agent["max_calls"]) for question in questions]
-    played = rollout(policy.model, chat, groups, Sampling.of(agent, 0.0), progress=progress)
+    played = rollout(policy.model, chat, groups, Sampling.of(agent, 0.0))
     for trajectory, question in zip(played, questions, strict=True):
         trajectory.reward = pairwise_reward(trajectory, question.right)
     return played
@@ -55,7 +54,7 @@ def letter_log_odds(policy: Policy, trajectories: Sequence[Trajectory], batch_ro
     letter is what it would have written had it been held to the format.
     """
     chat = ChatFormat.of(policy.tokenizer, policy.brief)
-    forced = {i: _before_the_letter(t, chat) for i, t in enumerate(trajectories) if _begins_an_answer(t, chat)}
+    forced = {i: found for i, t in enumerate(trajectories) if (found := _before_the_letter(t, chat))}
     odds, rows = np.full(len(trajectories), np.nan), sorted(forced, key=lambda i: len(forced[i][0]))
     policy.model.eval()
     with folded(base_model(policy.model)):
@@ -79,25 +78,18 @@ def deltas(log_odds: ArrayLike, questions: Sequence[Question]) -> tuple[np.ndarr
     return right[:, :2].mean(1), right[:, 2:].mean(1), odds.mean(1)
 
 
-def mean_interval(values: ArrayLike, users: ArrayLike, seed: int = 0) -> tuple[float, float, float]:
+def mean_interval(values: ArrayLike, users: ArrayLike) -> tuple[float, float, float]:
     """Mean of anything measured a task [n], and the ends of its 95 % interval when users are resampled."""
     values = np.asarray(values, dtype=float)
-    return float(values.mean()), *user_bootstrap(values[:, None], users, seed)[0].tolist()
+    return float(values.mean()), *user_bootstrap(values[:, None], users)[0].tolist()
 
 
-def _last_turn(trajectory: Trajectory) -> int:
-    """Where in the completion the policy's last turn begins."""
-    return max((i + 1 for i, own in enumerate(trajectory.action_mask) if not own), default=0)
-
-
-def _begins_an_answer(trajectory: Trajectory, chat: ChatFormat) -> bool:
-    return ANSWER in chat.turn_text(trajectory.completion_ids[_last_turn(trajectory) :])
-
-
-def _before_the_letter(trajectory: Trajectory, chat: ChatFormat) -> tuple[list[int], int, int]:
-    """All tokens up to the letter, and the tokens that would make it A and B."""
-    start = _last_turn(trajectory)
+def _before_the_letter(trajectory: Trajectory, chat: ChatFormat) -> tuple[list[int], int, int] | None:
+    """All tokens up to the letter, and the tokens that would make it A and B; None if no answer was begun."""
+    start = trajectory.last_turn
     text = chat.turn_text(trajectory.completion_ids[start:])
+    if ANSWER not in text:
+        return None
     stem = text[: text.rindex(ANSWER)] + ANSWER + "\\boxed{"
     a, b = (chat.turn_ids(stem + letter + "}") for letter in "AB")
     same = next(i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)

@@ -215,8 +215,6 @@ def token_logprobs(model, states: torch.Tensor, targets: torch.Tensor, temperatu
     """
     head = base_model(model).get_output_embeddings()
     rows = min(HEAD_CHUNK, max(1, HEAD_LOGITS // head.weight.shape[0]))
-    chunks = [
-        checkpoint(_head, head, s, t, temperature, use_reentrant=False)
-        for s, t in zip(states.split(rows), targets.split(rows), strict=True)
-    ]
+    pieces = zip(states.split(rows), targets.split(rows), strict=True)
+    chunks = [checkpoint(_head, head, s, t, temperature, use_reentrant=False) for s, t in pieces]
     return torch.cat([c[0] for c in chunks]), torch.cat([c[1] for c in chunks])

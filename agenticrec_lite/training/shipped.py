@@ -28,9 +28,8 @@ def borrow(run_dir: str | Path = SHIPPED) -> Experiment:
     config = read_config(run_dir)
     read_result(run_dir)
     copy = Path(tempfile.mkdtemp(prefix="agenticrec-"))
-    shutil.copytree(
-        run_dir, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*", "trajectories.jsonl", "notebooks")
-    )
+    left_out = shutil.ignore_patterns(".*", "trajectories.jsonl", "notebooks")
+    shutil.copytree(run_dir, copy, dirs_exist_ok=True, ignore=left_out)
     sections = {name: section for name, section in config.items() if isinstance(section, dict)}
     experiment = Experiment(load_dataset(config["dataset"]), sections, config["seed"], open_run(copy, config))
     weakref.finalize(experiment, shutil.rmtree, copy, ignore_errors=True)
@@ -43,6 +42,5 @@ def policy_after(experiment: Experiment, stage: str) -> Policy:
     Raises:
         UserError: The run has no adapter of that stage.
     """
-    if stage == "frozen":
-        return load_policy(experiment.profile["policy"], trainable=False)
-    return load_policy(experiment.profile["policy"], experiment.adapter(stage), trainable=False)
+    adapter = None if stage == "frozen" else experiment.adapter(stage)
+    return load_policy(experiment.profile["policy"], adapter, trainable=False)

@@ -7,14 +7,7 @@ import numpy as np
 from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.tools import TOOLS, TaskContext
-from agenticrec_lite.training.nano.teacher import (
-    ORDERING,
-    follow_each,
-    play,
-    scripted_calls,
-    scripted_pair,
-    scripted_ranking,
-)
+from agenticrec_lite.training.nano import teacher
 from agenticrec_lite.training.nano.worlds import N_CANDIDATES, random_world
 
 CALLS = (0.04, 0.22, 0.32, 0.24, 0.12, 0.06)  # probability of 0, 1, 2, ... calls
@@ -41,7 +34,8 @@ def batch(kind: str, chat: ChatFormat, rng: np.random.Generator, n_calls: int) -
     if kind in ("copy", "contrast"):
         return _drills(chat, rng, n_calls, kind == "contrast")
     if kind == "choices":
-        return [_choices(chat, rng, n_calls) for _ in range(max(4, WORLDS // n_calls))]
+        worlds = (random_world(rng) for _ in range(max(4, WORLDS // n_calls)))
+        return [_each_followed(world, chat, rng, n_calls, chat.prompt_ids(world)) for world in worlds]
     favour = HABIT if kind == "habits" else 1.0
     return [_world(chat, rng, n_calls, favour) for _ in range(max(4, WORLDS // (n_calls + 1)))]
 
@@ -61,7 +55,8 @@ def _drills(chat: ChatFormat, rng: np.random.Generator, n_calls: int, contrast: 
         if contrast:
             groups.append(_each_followed(world, chat, rng, n_calls, start))
         else:
-            groups.append([play(scripted_ranking(world, rng, n_calls, ORDERING), world, chat, "rank", start)])
+            turns = teacher.scripted_ranking(world, rng, n_calls, teacher.ORDERING)
+            groups.append([teacher.play(turns, world, chat, "rank", start)])
     return groups
 
 
@@ -69,24 +64,18 @@ def _each_followed(
     world: TaskContext, chat: ChatFormat, rng: np.random.Generator, n_calls: int, prompt: list[int]
 ) -> list[Trajectory]:
     """The same calls, then an answer by each list that they showed; calls and observations count as prompt."""
-    tools = [str(tool) for tool in rng.choice(ORDERING, size=n_calls)]
+    tools = [str(tool) for tool in rng.choice(teacher.ORDERING, size=n_calls)]
     if len(prompt) > 10 and n_calls > 1:  # whole worlds: something else may stand between the lists
         tools[int(rng.integers(n_calls - 1))] = str(rng.choice(list(TOOLS)))
-    script = scripted_calls(world, rng, tools)
-    rows = [play([*script.turns, answer], world, chat, "rank", prompt) for answer in follow_each(script)]
-    return [_answer_only(row) for row in rows]
+    script = teacher.scripted_calls(world, rng, tools)
+    turns = [[*script.turns, answer] for answer in teacher.follow_each(script)]
+    return [_answer_only(teacher.play(row, world, chat, "rank", prompt)) for row in turns]
 
 
 def _answer_only(row: Trajectory) -> Trajectory:
     """All but the last turn becomes prompt."""
-    end = max((i + 1 for i, action in enumerate(row.action_mask) if not action), default=0)
-    prompt, rest = row.prompt_ids + row.completion_ids[:end], row.completion_ids[end:]
+    prompt, rest = row.prompt_ids + row.completion_ids[: row.last_turn], row.completion_ids[row.last_turn :]
     return replace(row, prompt_ids=prompt, completion_ids=rest, action_mask=[1] * len(rest))
-
-
-def _choices(chat: ChatFormat, rng: np.random.Generator, n_calls: int) -> list[Trajectory]:
-    context = random_world(rng)
-    return _each_followed(context, chat, rng, n_calls, chat.prompt_ids(context))
 
 
 def _world(chat: ChatFormat, rng: np.random.Generator, n_calls: int, favour: float) -> list[Trajectory]:
@@ -95,8 +84,8 @@ def _world(chat: ChatFormat, rng: np.random.Generator, n_calls: int, favour: flo
         question = str(rng.choice(["more", "less"]))
         pair = tuple((rng.choice(N_CANDIDATES, 2, replace=False) + 1).tolist())
         prompt = chat.prompt_ids(context, question, pair)
-        scripts = [scripted_pair(context, rng, question, pair, n_calls, favour) for _ in range(EPISODES)]
+        scripts = [teacher.scripted_pair(context, rng, question, pair, n_calls, favour) for _ in range(EPISODES)]
     else:
         question, prompt = "rank", chat.prompt_ids(context)
-        scripts = [scripted_ranking(context, rng, n_calls, favour=favour) for _ in range(EPISODES)]
-    return [play(turns, context, chat, question, prompt) for turns in scripts]
+        scripts = [teacher.scripted_ranking(context, rng, n_calls, favour=favour) for _ in range(EPISODES)]
+    return [teacher.play(turns, context, chat, question, prompt) for turns in scripts]

@@ -98,10 +98,8 @@ def optimizers(model, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon for the matrices, AdamW for embeddings and norms."""
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim < 2 or "embed" in n]
-    return [
-        Muon(matrices, lr=recipe.muon_rate),
-        torch.optim.AdamW(others, lr=recipe.adam_rate, betas=(0.9, 0.95), weight_decay=0.01),
-    ]
+    adam = torch.optim.AdamW(others, lr=recipe.adam_rate, betas=(0.9, 0.95), weight_decay=0.01)
+    return [Muon(matrices, lr=recipe.muon_rate), adam]
 
 
 def syllabus(recipe: Recipe, rng: np.random.Generator, phase: int) -> tuple[str, int]:
@@ -206,12 +204,11 @@ def resume(path: Path, model, steppers: list[torch.optim.Optimizer], recipe: Rec
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     for name, parameter in model.named_parameters():
         parameter.data.copy_(tensors.pop(f"model/{name}"))
-    for i, stepper in enumerate(steppers):
-        state = defaultdict(dict)
-        for key, value in tensors.items():
-            owner, name, what = key.split("/")
-            if int(owner) == i:
-                state[int(name)][what] = value
+    states = [defaultdict(dict) for _ in steppers]
+    for key, value in tensors.items():
+        i, name, what = key.split("/")
+        states[int(i)][int(name)][what] = value
+    for stepper, state in zip(steppers, states, strict=True):
         stepper.load_state_dict(stepper.state_dict() | {"state": dict(state)})
     return json.loads(metadata["log"])
 
@@ -234,7 +231,8 @@ def train_step(model, steppers: list[torch.optim.Optimizer], lessons: Batch, rec
         optimizer.param_groups[0]["lr"] = rate * scale
     action, observation = cross_entropy(model, lessons)
     (action + recipe.observation_weight * observation).backward()
-    means = average_gradients(model, torch.stack([action, observation]).detach())
+    means = torch.stack([action, observation]).detach()
+    average([*(p.grad for p in model.parameters()), means])
     clip_grad_norm_(model.parameters(), 1.0)
     for optimizer in steppers:
         optimizer.step()
@@ -242,14 +240,11 @@ def train_step(model, steppers: list[torch.optim.Optimizer], lessons: Batch, rec
     return dict(zip(("action_ce", "observation_ce"), means.tolist(), strict=True))
 
 
-def average_gradients(model, also: torch.Tensor) -> torch.Tensor:
-    """Mean over the workers, of every gradient in place and of a vector, in one message."""
-    gradients = [p.grad for p in model.parameters()]
-    message = torch.cat([*(gradient.flatten() for gradient in gradients), also])
+def average(tensors: list[torch.Tensor]) -> None:
+    """Make each tensor the mean over the workers, in place, with one message for all."""
     if torch.distributed.is_initialized():
+        message = torch.cat([tensor.flatten() for tensor in tensors])
         torch.distributed.all_reduce(message)
-        message /= torch.distributed.get_world_size()
-    *parts, also = message.split([*(gradient.numel() for gradient in gradients), len(also)])
-    for gradient, part in zip(gradients, parts, strict=True):
-        gradient.copy_(part.view_as(gradient))
-    return also
+        parts = (message / torch.distributed.get_world_size()).split([tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))

@@ -25,12 +25,8 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
         texts: Prompts, turns and observations from generated worlds.
     """
     core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_PIECES), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(_PIECES), "isolated"), as_bytes])
     core.decoder = decoders.ByteLevel()
     numbers = ["".join(f" {n}:{n}, {n} {n:02d}" for n in range(100))] * 300
     roles = ["system user assistant tool\n"] * 200

@@ -117,11 +117,6 @@ def random_world(
     places = [None] + [("h", i) for i in range(n_history)] + [("c", i) for i in range(candidates)]
     users, *items = random_evidence(rng, 1 + len(places), candidates)
     ratings = [float(r) if r else float("nan") for r in rng.integers(0, 6, size=n_history)]
-    return TaskContext(
-        history=random_cards(rng, n_history, categories, longest),
-        ratings=ratings,
-        candidates=random_cards(rng, candidates, categories, longest),
-        collaborative=RandomCollaborative(
-            users, dict(zip(places, items, strict=True)), [random_title(rng, longest) for _ in range(6)]
-        ),
-    )
+    shown, asked = (random_cards(rng, n, categories, longest) for n in (n_history, candidates))
+    titles = [random_title(rng, longest) for _ in range(6)]
+    return TaskContext(shown, ratings, asked, RandomCollaborative(users, dict(zip(places, items, strict=True)), titles))
