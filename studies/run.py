@@ -38,11 +38,11 @@ def play(name: str, base: Path, out: Path, settings: dict | None = None) -> dict
         raise UserError(f"There is no variant {name!r}; the known ones are: {', '.join(VARIANTS)}.")
     variant, config = VARIANTS[name], read_config(base)
     sections = {key: section for key, section in config.items() if isinstance(section, dict)}
-    overrides = sections | variant.settings | (settings or {})
-    if variant.stage == "sft":
-        rta = sections["rta"] | {k.removeprefix("rta."): v for k, v in overrides.items() if k.startswith("rta.")}
-        overrides |= {"warm_start.steps": rta["steps"], "warm_start.batch": rta["tasks_per_step"] * rta["group_size"]}
-        overrides |= SUPERVISED
+    supervised, rta = {}, sections.get("rta", {})
+    if variant.stage == "sft":  # as many trajectories as stage 1 has
+        batch = rta["tasks_per_step"] * rta["group_size"]
+        supervised = SUPERVISED | {"warm_start.steps": rta["steps"], "warm_start.batch": batch}
+    overrides = sections | supervised | variant.settings | (settings or {})
     experiment = pipeline.start(config["dataset"], config["profile"], config["seed"], out, overrides, variant=name)
     with experiment.run, out_of_order(variant.broken):
         if variant.prepare:

@@ -243,7 +243,7 @@ def base(tmp_path_factory):
 
 @pytest.mark.all
 @pytest.mark.parametrize(("name", "settings"), [
-    ("sft", {"warm_start.micro_batch": 4}), ("asks-catalogue", {}), ("std", {}), ("hardest", {}), ("shuffled-1", {}),
+    ("sft", {"warm_start.micro_batch": 4}), ("hardest", {}), ("shuffled-1", {}),
     ("without-get_similar_users", {"rta.steps": 2}),
 ])  # fmt: skip
 def test_a_variant_goes_all_the_way_and_is_not_run_again(name, settings, base, tmp_path):
