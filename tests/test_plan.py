@@ -198,8 +198,8 @@ def test_the_estimate_is_within_a_fifth_of_the_measured_growth(name, overrides, 
     if name == "smol":
         if not (cache_folder() / "smollm2-135m-unpacked").exists():
             pytest.skip("smollm2-135m is not in the cache")
-        dtype = "bfloat16" if cpu_has_bf16() else "float32"
-        overrides = overrides | {"policy": overrides.get("policy", {}) | {"dtype": dtype}}
+        if not cpu_has_bf16():
+            pytest.skip("smol computes in bf16, which this CPU lacks")
     done = subprocess.run([sys.executable, "-c", MEASURE, name, json.dumps(overrides)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
