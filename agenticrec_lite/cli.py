@@ -68,7 +68,7 @@ def run(
     ] = None,
 ) -> None:
     """Go the whole way: fetch, fit the tools, roll out, train (RTA, then PPR), evaluate."""
-    overrides = dict(_setting(text) for text in settings or [])
+    overrides = dict(setting(text) for text in settings or [])
     load_profile(profile, **overrides)  # a wrong name is told before torch takes seconds to import
     from agenticrec_lite.training.pipeline import run_experiment
 
@@ -131,7 +131,7 @@ def plan(
     ] = None,
 ) -> None:
     """Estimate a profile's memory and time, and say whether this machine has what it needs; nothing is downloaded."""
-    resolved = load_profile(profile, **dict(_setting(text) for text in settings or []))
+    resolved = load_profile(profile, **dict(setting(text) for text in settings or []))
     from agenticrec_lite.plan import check_hardware, plan_table
 
     typer.echo(plan_table(profile, resolved))
@@ -186,7 +186,7 @@ def _interval(bounds: list[float] | None) -> str:
     return f"{_figure(bounds[0])}-{_figure(bounds[1])}" if bounds else ""
 
 
-def _setting(text: str) -> tuple[str, Any]:
+def setting(text: str) -> tuple[str, Any]:
     """Split KEY=VALUE of --set."""
     key, equals, value = text.partition("=")
     if not key or not equals:

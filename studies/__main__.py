@@ -5,9 +5,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from agenticrec_lite.cli import setting
 from agenticrec_lite.errors import UserError
-from agenticrec_lite.profiles import parse_value
 from agenticrec_lite.runs import read_config
+from studies.run import play
 from studies.variants import TIERS, VARIANTS
 
 
@@ -19,13 +20,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as of `agenticrec run`")
     asked = parser.parse_args(arguments)
     try:
-        settings = {key: parse_value(value) for key, _, value in (each.partition("=") for each in asked.set)}
+        settings = dict(setting(text) for text in asked.set)
         for name in [name for given in asked.names for name in TIERS.get(given, [given])]:
             for base in asked.base:
                 config = read_config(base)
                 out = asked.out / f"{config['profile']}-{config['dataset']}" / name / f"seed-{config['seed']}"
-                from studies.run import play  # torch takes seconds, and a wrong name needs none of it
-
                 told = (f"{key} {row['N@10']:.3f}" for key, row in play(name, base, out, settings)["metrics"].items())
                 print(f"{out}, N@10: {', '.join(told)}", flush=True)
     except UserError as error:

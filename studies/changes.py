@@ -10,7 +10,7 @@ import numpy as np
 
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.data.tasks import RankingTask, build_tasks
-from agenticrec_lite.rewards import MISSED, TOP_BONUS, listwise_reward
+from agenticrec_lite.rewards import MISSED, TOP_BONUS, group_advantages, listwise_reward
 from agenticrec_lite.tools import TOOLS, Evidence, TaskContext, ToolError
 from agenticrec_lite.training.pipeline import Experiment
 
@@ -32,11 +32,9 @@ def at_random(trajectory: Trajectory, positive: int) -> float:
 
 def standardised_advantages(rewards: Sequence[float], group_size: int) -> tuple[np.ndarray, np.ndarray]:
     """GRPO's own: (R - mean) / (standard deviation + 1e-4), groups of negative rewards dropped as in the paper."""
-    groups = np.asarray(rewards, dtype=np.float64).reshape(-1, group_size)
-    dropped = (groups < 0).all(axis=1)
-    advantages = (groups - groups.mean(1, keepdims=True)) / (groups.std(1, ddof=1, keepdims=True) + 1e-4)
-    advantages[dropped] = 0.0
-    return advantages.ravel(), dropped
+    advantages, dropped = group_advantages(rewards, group_size)
+    spread = np.reshape(rewards, (-1, group_size)).std(1, ddof=1)
+    return advantages / np.repeat(spread + 1e-4, group_size), dropped
 
 
 def undropped_advantages(rewards: Sequence[float], group_size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -109,6 +109,3 @@ TIERS = {
     "second": [name for name in VARIANTS if _is_second(name)],
     "third": [name for name, variant in VARIANTS.items() if variant.against == "half"],
 }
-NOT_RUN = {  # for want of what, or what it would cost
-    "nano of another width": "an hour of pre-training each, two widths",
-}
