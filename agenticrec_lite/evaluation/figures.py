@@ -135,6 +135,7 @@ def training_signals(runs: Mapping[str, pd.DataFrame], signals: Mapping[str, str
                 axes.plot(metrics["step"], values, color=colour, linestyle=line, linewidth=1.8, marker=marker,
                           markersize=5, markerfacecolor="white", label=label)
             axes.set_title(title, fontsize=9.5)
+            axes.set_visible(any(metrics[column].notna().any() for metrics in runs.values()))  # older runs log less
             if column == "valid":
                 axes.set_ylim(-0.05, 1.05)
             axes.xaxis.get_major_locator().set_params(integer=True)
