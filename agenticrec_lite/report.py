@@ -9,6 +9,7 @@ import pandas as pd
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.evaluation.metrics import paired_difference, summarize
 from agenticrec_lite.runs import read_config, read_metrics, read_ranks, read_result
+from agenticrec_lite.runs.files import read_json
 from agenticrec_lite.training.log import COMPARED
 
 SHOWN = ("H@1", "H@5", "H@10", "N@5", "N@10")
@@ -204,10 +205,21 @@ def full_report(folders: Sequence[str | Path], out: str | Path | None = None) ->
                 parts.append(f"![How training went]({_draw(metrics, Path(out), f'dynamics-{profile}-{dataset}.png')})")
         if set(runs) - {""}:
             parts += ["## Variants", table_text(ablations(runs).rename_axis("variant").reset_index())]
+        for name in (name for name in runs if name and "ceiling" in read_result(runs[name][0])["metrics"]):
+            parts += [f"## The whole of {name}", "*sasrec* is the recommender that its tool asks.",
+                      markdown(pool(runs[name]))]  # fmt: skip
+    for table in tables(folders):
+        parts += [f"# {table['title']}", table["text"], table_text(pd.DataFrame(table["rows"]))]
     text = "\n\n".join(parts) + "\n"
     if out is not None:
         Path(out, "report.md").write_text(text, encoding="utf-8")
     return text
+
+
+def tables(folders: Sequence[str | Path]) -> list[dict]:
+    """Studies that are no runs, at or below some folders in tables/*.json: each {"title", "text", "rows"}."""
+    paths = [path for folder in folders for path in sorted(Path(folder).rglob("tables/*.json"))]
+    return [table for path in paths for table in read_json(path)["tables"]]
 
 
 def _draw(metrics: Mapping[str, pd.DataFrame], out: Path, name: str) -> str:

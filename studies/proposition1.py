@@ -9,7 +9,6 @@ And what other estimators do to the direction: the cosine of their mean gradient
 rollouts.
 """
 
-import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -25,11 +24,11 @@ from agenticrec_lite.agent.rollout import Sampling, rollout
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.policy import Policy, load_policy
 from agenticrec_lite.rewards import group_advantages, listwise_reward
-from agenticrec_lite.runs.files import replacing
 from agenticrec_lite.training.grpo import ListwiseGRPOTrainer, Question
 from agenticrec_lite.training.pipeline import Experiment
 from agenticrec_lite.training.scoring import action_logprobs, pad
 from agenticrec_lite.training.shipped import borrow
+from studies import tables
 from studies.changes import standardised_advantages, undropped_advantages
 
 TASKS, COPIES, STEP = 64, 32, 0.02  # STEP: of the central difference, along a direction of unit length
@@ -150,7 +149,8 @@ def interval(statistic, n: int, draws: int = 2000) -> list[float]:
     return np.percentile([statistic(rng.integers(n, size=n)) for _ in range(draws)], [2.5, 97.5]).tolist()
 
 
-def measure(base: Path) -> dict:
+def measure(base: Path) -> list[dict]:
+    """Two tables: the factor of Proposition 1, and where other estimators point."""
     experiment = borrow(base)
     torch.manual_seed(experiment.seed)
     policy, asked = load_policy(experiment.profile["policy"]), questions(experiment)
@@ -159,21 +159,30 @@ def measure(base: Path) -> dict:
     direction = gradients(experiment, policy, asked, first, COPIES // 2).mean(0)
     direction /= direction.norm()
     true = derivatives(policy.model, second, direction)
-    found = {"tasks": TASKS, "rollouts": TASKS * COPIES // 2, "derivative": float(true.mean()), "factor": {}}
+    factors, cosines = [], []
     for size in GROUPS:
         own = (gradients(experiment, policy, asked, second, size) @ direction).numpy()
         ratio = lambda at, own=own: own[at].mean() / true[at].mean()  # noqa: E731
-        found["factor"][size] = {"expected": 1 - 1 / size, "ratio": float(ratio(slice(None))),
-                                 "ci95": interval(ratio, TASKS)}  # fmt: skip
-        print(f"G {size}: {found['factor'][size]}", flush=True)
+        low, high = interval(ratio, TASKS)
+        factors.append({"G": size, "(G - 1) / G": 1 - 1 / size, "measured": float(ratio(slice(None))),
+                        "low": low, "high": high})  # fmt: skip
+        print(factors[-1], flush=True)
     vectors = {name: gradients(experiment, policy, asked, second, 8, *how) for name, how in ESTIMATORS.items()}
     reference = next(iter(vectors.values())).numpy()
-    found["cosine"] = {}
     for name, rows in vectors.items():
         cosine = lambda at, rows=rows.numpy(): _cosine(rows[at].mean(0), reference[at].mean(0))  # noqa: E731
-        found["cosine"][name] = {"cosine": float(cosine(slice(None))), "ci95": interval(cosine, TASKS, 200)}
-        print(f"{name}: {found['cosine'][name]}", flush=True)
-    return found
+        low, high = interval(cosine, TASKS, 200)
+        cosines.append({"advantages, normaliser": name, "cosine": float(cosine(slice(None))), "low": low, "high": high})
+        print(cosines[-1], flush=True)
+    of = f"{experiment.profile['policy']['id']} on {experiment.log.name}, untrained"
+    told = f"{TASKS} training tasks, {COPIES // 2} rollouts of each; 95 % intervals over tasks."
+    return [
+        {"title": f"Proposition 1 on the real trainer: {of}", "rows": factors, "text":
+         "The trainer's gradient without dropping, along one direction, over the true derivative of the expected reward"
+         f" in that direction ({true.mean():.3g}), which was measured in another way. {told}"},
+        {"title": f"What dropping and other normalisers do to the direction: {of}, G 8", "rows": cosines, "text":
+         f"Cosine of each mean gradient with Proposition 1's, from the same rollouts. {told}"},
+    ]  # fmt: skip
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:
@@ -181,7 +190,4 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 
 if __name__ == "__main__":
-    result, target = measure(Path(sys.argv[1])), Path(sys.argv[2])
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(target) as temporary:
-        temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    tables.write(Path(sys.argv[2]), *measure(Path(sys.argv[1])))

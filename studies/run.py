@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from agenticrec_lite.errors import UserError
-from agenticrec_lite.runs import read_config
+from agenticrec_lite.runs import read_config, settings_of
 from agenticrec_lite.runs.files import read_json
 from agenticrec_lite.training import pipeline
 from agenticrec_lite.training.checkpoint import check_adapter
@@ -37,8 +37,8 @@ def play(name: str, base: Path, out: Path, settings: dict | None = None) -> dict
     if name not in VARIANTS:
         raise UserError(f"There is no variant {name!r}; the known ones are: {', '.join(VARIANTS)}.")
     variant, config = VARIANTS[name], read_config(base)
-    sections = {key: section for key, section in config.items() if isinstance(section, dict)}
-    supervised, rta = {}, sections.get("rta", {})
+    sections = settings_of(config)
+    supervised, rta = {}, sections["rta"]
     if variant.stage == "sft":  # as many trajectories as stage 1 has
         batch = rta["tasks_per_step"] * rta["group_size"]
         supervised = SUPERVISED | {"warm_start.steps": rta["steps"], "warm_start.batch": batch}
@@ -56,27 +56,41 @@ def play(name: str, base: Path, out: Path, settings: dict | None = None) -> dict
 
 def method(variant: Variant) -> str:
     """The name under which its figures go."""
-    return "rta" if variant.stage == "test" else variant.stage
+    return {"test": "rta", "all": "ppr"}.get(variant.stage, variant.stage)
 
 
 def _train(experiment: Experiment, variant: Variant, base: Path) -> None:
     """The stage that the variant does anew, after those that it takes over."""
     if variant.stage in ("ppr", "test"):
-        _take_over(experiment, base)
+        take_over(experiment, _source(variant, base))
     if variant.stage == "sft" and not experiment.run.done("sft"):
         fine_tune(experiment, "sft", corrected)
-    if variant.stage == "rta":
+    if variant.stage == "all":
+        pipeline.evaluate_baselines(experiment)
+    if variant.stage in ("rta", "all"):
         pipeline.train_rta(experiment, reward=variant.reward, advantages=variant.advantages)
-    if variant.stage == "ppr":
+    if variant.stage == "all":
+        pipeline.evaluate_stage(experiment, "rta")
+    if variant.stage in ("ppr", "all"):
         pipeline.train_ppr(experiment, _pairs(experiment, variant), variant.kinds)
 
 
-def _take_over(experiment: Experiment, base: Path) -> None:
+def _source(variant: Variant, base: Path) -> Path:
+    """The run whose policy is taken: the base, or the same seed's on another dataset, in a folder beside it."""
+    if not variant.trained_on:
+        return base
+    return base.parent.with_name(f"{read_config(base)['profile']}-{variant.trained_on}") / base.name
+
+
+def take_over(experiment: Experiment, base: Path) -> None:
     """The base run's policy after stage 1, and what it mined."""
     run = experiment.run
     if run.done("rta"):
         return
-    shutil.copytree(base / "checkpoints" / "rta", experiment.adapter("rta"), dirs_exist_ok=True)
+    adapter = base / "checkpoints" / "rta"
+    if not adapter.exists():
+        raise UserError(f"{base} holds no adapter of stage 1 (checkpoints/rta); run it again with `agenticrec run`.")
+    shutil.copytree(adapter, experiment.adapter("rta"), dirs_exist_ok=True)
     check_adapter(run, "rta")
     run.mark("mining", read_json(base / "state.json")["mining"])
     run.mark("rta")

@@ -18,7 +18,8 @@ class Variant:
 
     Attributes:
         question: What it asks, for the report.
-        stage: What it does anew: "rta", "ppr" (on the base run's RTA policy), "sft", or "test" (only evaluates that).
+        stage: What it does anew: "rta", "ppr" (on the base run's RTA policy), "all" (baselines and both stages), "sft",
+            or "test" (only evaluates the base run's RTA policy).
         against: What it is held against: a method of the base run, or another variant.
         settings: Of the profile, by dotted name.
         prepare: Changes the experiment before anything is made of it.
@@ -26,6 +27,7 @@ class Variant:
         broken: Tools that answer with an error.
         negative: Draws the negative of a mined pair.
         kinds: Of stage-2 questions.
+        trained_on: The dataset of the run whose policy is tested, if it is not the base run.
         paired: Whether its test tasks are the base run's, so that differences can be taken task by task.
     """
 
@@ -39,6 +41,7 @@ class Variant:
     broken: Sequence[str] = ()
     negative: Callable[[HardNegative, np.random.Generator], int] | None = None
     kinds: Sequence[str] = KINDS
+    trained_on: str = ""
     paired: bool = True
 
 
@@ -67,7 +70,7 @@ def _groups(size: int) -> dict:
 VARIANTS: dict[str, Variant] = {
     "sft": Variant("Supervised fine-tuning on the positive instead of RL: as many trajectories, of the frozen policy, "
                    "with the positive put first", stage="sft"),
-    **{f"asks-{name}": Variant(f"get_similar_users asks {what}", against="gru4rec", prepare=evidence.asking(name))
+    **{f"asks-{name}": Variant(f"get_similar_users asks {what}", "all", "gru4rec", prepare=evidence.asking(name))
        for name, what in (("longer", "SASRec after 16 epochs"), ("gru4rec", "GRU4Rec"),
                           ("catalogue", "SASRec and GRU4Rec that read the catalogue, too"),
                           ("catalogue-only", "SASRec and GRU4Rec that know items by the catalogue alone"))},
@@ -86,6 +89,7 @@ VARIANTS: dict[str, Variant] = {
     "shuffled-1": Variant("The same candidates in another order", "test", prepare=changes.shuffled(1)),
     "shuffled-2": Variant("The same candidates in a third order", "test", prepare=changes.shuffled(2)),
     "redrawn": Variant("The same positives beside other random candidates", "test", prepare=changes.redrawn(1000)),
+    "transfer": Variant("Trained on the toystore, never on this dataset", "test", trained_on="toystore"),
     "half": _exploratory("Half of the steps: what the exploratory variants are held against"),
     **{f"without-{name}": _exploratory(f"Without {name}", broken=(name,)) for name in TOOLS},
     **{f"alone-{name}": _exploratory(f"With {name} alone", broken=tuple(t for t in TOOLS if t != name))

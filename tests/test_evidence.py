@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from agenticrec_lite.report import full_report
-from agenticrec_lite.runs import read_config, read_result
+from agenticrec_lite.runs import read_config, read_result, settings_of
 from agenticrec_lite.training.log import METHODS
 from agenticrec_lite.training.shipped import RESULTS
 
@@ -29,8 +29,7 @@ def again(run: Path, method: str, folder: Path) -> dict:
     from agenticrec_lite.training import pipeline
 
     config = read_config(run)
-    sections = {name: section for name, section in config.items() if isinstance(section, dict)}
-    experiment = pipeline.start(config["dataset"], config["profile"], config["seed"], folder, sections)
+    experiment = pipeline.start(config["dataset"], config["profile"], config["seed"], folder, settings_of(config))
     with experiment.run:
         if not method.startswith(("frozen", "rta", "ppr")):
             return pipeline.evaluate_baselines(experiment)[method]

@@ -1,6 +1,8 @@
 """Studies: each changes the one thing that it says, and its figures stand beside the run that it differs from."""
 
+import json
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +21,7 @@ from agenticrec_lite.runs import open_run, read_metrics
 from agenticrec_lite.tools import call_tool
 from agenticrec_lite.training.mining import HardNegative
 from agenticrec_lite.training.nano.teacher import play as play_script
-from studies import changes, evidence, sft
+from studies import changes, evidence, proposition1, proposition2, remaining, sft, tables
 from studies.run import play
 from studies.variants import TIERS, VARIANTS, any_negative, hardest_negative
 
@@ -243,20 +245,62 @@ def base(tmp_path_factory):
 
 @pytest.mark.all
 @pytest.mark.parametrize(("name", "settings"), [
-    ("sft", {"warm_start.micro_batch": 4}), ("hardest", {}), ("shuffled-1", {}),
+    ("sft", {"warm_start.micro_batch": 4}), ("hardest", {}), ("shuffled-1", {}), ("asks-gru4rec", {}),
     ("without-get_similar_users", {"rta.steps": 2}),
 ])  # fmt: skip
 def test_a_variant_goes_all_the_way_and_is_not_run_again(name, settings, base, tmp_path):
     result = play(name, base, tmp_path / name, settings)
-    variant = VARIANTS[name]
-    method = "rta" if variant.stage == "test" else variant.stage
-    assert list(result["metrics"]) == [method] and result["variant"]["name"] == name and result["n_test"] == 12
-    trained = set(read_metrics(tmp_path / name)["stage"]) if variant.stage != "test" else set()
-    assert trained == ({variant.stage} if variant.stage != "test" else set())
+    stage = VARIANTS[name].stage
+    found, trained = set(result["metrics"]), {"test": set(), "all": {"rta", "ppr"}}.get(stage, {stage})
+    assert found >= {"rta", "ppr", "gru4rec", "bayes"} if stage == "all" else found == (trained or {"rta"})
+    assert result["variant"]["name"] == name and result["n_test"] == 12
+    assert (set(read_metrics(tmp_path / name)["stage"]) if trained else set()) == trained
     again = play(name, base, tmp_path / name, settings)
     assert again["metrics"] == result["metrics"] and again["seconds"] == result["seconds"]
     table = ablations({"": [base], name: [tmp_path / name]})
     assert table.loc[name, "n"] == 12
+
+
+@pytest.mark.all
+def test_a_policy_of_another_dataset_is_tested_and_one_that_is_not_there_said(base, tmp_path):
+    here, there = tmp_path / "nano-ml-100k/seed-0", tmp_path / "nano-toystore/seed-0"
+    shutil.copytree(base, here)
+    with pytest.raises(UserError, match="nano-toystore/seed-0 holds no adapter of stage 1"):
+        play("transfer", here, tmp_path / "a")
+    shutil.copytree(base, there)
+    assert list(play("transfer", here, tmp_path / "b")["metrics"]) == ["rta"]
+
+
+@pytest.mark.all
+def test_delta_is_measured_before_between_and_after_steps(base, monkeypatch):
+    monkeypatch.setattr(proposition2, "EVERY", 1)
+    monkeypatch.setattr(proposition2, "PAIRS", 4)
+    table = proposition2.measure(base)
+    assert [row["step"] for row in table["rows"]] == [0, 1] and {row["pairs"] for row in table["rows"]} <= {1, 2, 3, 4}
+    assert all(0 <= row["right"] <= 1 and "[" in row["Delta, more"] for row in table["rows"])
+
+
+@pytest.mark.all
+def test_the_factor_is_measured_for_every_group_size(base, monkeypatch):
+    for name, value in {"TASKS": 2, "COPIES": 8, "GROUPS": (2, 4)}.items():
+        monkeypatch.setattr(proposition1, name, value)
+    factors, cosines = proposition1.measure(base)
+    assert [row["(G - 1) / G"] for row in factors["rows"]] == [0.5, 0.75]
+    assert cosines["rows"][0]["cosine"] == pytest.approx(1.0) and len(cosines["rows"]) == len(proposition1.ESTIMATORS)
+
+
+def test_tables_of_studies_are_in_the_report_and_what_was_not_run_has_a_cost(results, tmp_path):
+    folder = results[0]
+    tables.write(folder / "b/tables/x.json", {"title": "A title", "text": "A text.", "rows": [{"a": "x|y", "b": 0.25}]})
+    assert "# A title\n\nA text.\n\n| a | b |" in (text := full_report([folder])) and "| 0.250 |" in text
+    played = {("ml-100k", "nano"): {"leak": [1], "half": [1]}}
+    left = {(dataset, name): n for dataset, name, n in remaining.missing(played)}
+    assert left["ml-100k", "leak"] == 2 and left["ml-100k", "std"] == 3 and ("ml-100k", "half") not in left
+    assert left["toystore", "sft"] == 3 and ("toystore", "std") not in left and left["ml-100k", "group-2"] == 1
+    seconds = {"ppr": 90.0, "evaluate_ppr": 30.0}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/result.json").write_text(json.dumps({"seconds": seconds}))
+    assert remaining.minutes(VARIANTS["hardest"], [tmp_path / "run"]) == pytest.approx(2.0)
 
 
 def test_a_negative_reward_is_not_made_smaller_by_taking_the_bonus_away():

@@ -217,6 +217,11 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     return completed(config)
 
 
+def settings_of(config: dict[str, Any]) -> dict[str, dict]:
+    """The sections of a run's config: its profile, as it was resolved."""
+    return {name: section for name, section in config.items() if isinstance(section, dict)}
+
+
 def read_result(folder: str | Path) -> dict[str, Any]:
     """The result.json of a run folder. Raises UserError if there is none yet."""
     return files.read_json(_there(folder, "result.json"))

@@ -70,7 +70,8 @@ def reading(path: Path, place: str = "") -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, csv.Error, yaml.YAMLError) as error:  # JSON's and Unicode's are ValueErrors
-        raise UserError(f"{path} is damaged{place}: {MEND[path.name]} ({first_line(error)}).") from None
+        mend = MEND.get(path.name, "put back a copy of it, or delete it")
+        raise UserError(f"{path} is damaged{place}: {mend} ({first_line(error)}).") from None
 
 
 def plain(value: Any) -> Any:

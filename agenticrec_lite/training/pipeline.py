@@ -257,8 +257,11 @@ def mine(experiment: Experiment) -> list[HardNegative]:
     return [HardNegative(**{**row, "pool": tuple(row["pool"])}) for row in run.payload("mining")]
 
 
-def train_ppr(experiment: Experiment, mined: list[HardNegative], kinds: Sequence[str] = KINDS) -> None:
-    """Stage 2: pair-wise questions in both directions (or of some `kinds`), continuing the same adapter."""
+def train_ppr(experiment: Experiment, mined: list[HardNegative], kinds: Sequence[str] = KINDS, watch=None) -> None:
+    """Stage 2: pair-wise questions in both directions (or of some `kinds`), continuing the same adapter.
+
+    `watch` is called as in stage 1.
+    """
     if experiment.run.done("ppr"):
         return
     by_id = {task.task_id: task for task in experiment.training}
@@ -266,7 +269,7 @@ def train_ppr(experiment: Experiment, mined: list[HardNegative], kinds: Sequence
     contexts = dict(zip([t.task_id for t in tasks], experiment.early_toolbox.contexts(tasks), strict=True))
     candidates, rehearse = {t.task_id: t.candidates for t in tasks}, experiment.profile["ppr"]["rehearse"]
     questions = pair_questions(mined, contexts, candidates, experiment.seed, rehearse)
-    train(experiment, "ppr", [question for question in questions if question.kind in kinds], refinement_reward)
+    train(experiment, "ppr", [question for question in questions if question.kind in kinds], refinement_reward, watch)
 
 
 def run_experiment(dataset: str, profile: str, seed: int, out: str | Path, overrides: dict | None = None) -> dict:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agenticrec_lite.data import load_dataset
 from agenticrec_lite.policy import Policy, load_policy
-from agenticrec_lite.runs import open_run, read_config, read_result
+from agenticrec_lite.runs import open_run, read_config, read_result, settings_of
 from agenticrec_lite.training.pipeline import Experiment
 
 RESULTS = Path(__file__).parents[2] / "data" / "results"
@@ -30,8 +30,8 @@ def borrow(run_dir: str | Path = SHIPPED) -> Experiment:
     copy = Path(tempfile.mkdtemp(prefix="agenticrec-"))
     left_out = shutil.ignore_patterns(".*", "trajectories.jsonl", "notebooks")
     shutil.copytree(run_dir, copy, dirs_exist_ok=True, ignore=left_out)
-    sections = {name: section for name, section in config.items() if isinstance(section, dict)}
-    experiment = Experiment(load_dataset(config["dataset"]), sections, config["seed"], open_run(copy, config))
+    log, run = load_dataset(config["dataset"]), open_run(copy, config)
+    experiment = Experiment(log, settings_of(config), config["seed"], run)
     weakref.finalize(experiment, shutil.rmtree, copy, ignore_errors=True)
     return experiment
 

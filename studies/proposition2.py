@@ -1,0 +1,82 @@
+"""Proposition 2 along stage 2: `python -m studies.proposition2 BASE OUT.json`.
+
+PPR as in the base run, from its policy after stage 1; every EVERY steps the policy is asked about pairs that were kept
+back, in both directions and both orders. Delta is the log-odds of the right answer, averaged over both orders. If one
+score stood behind both questions, Delta would be the same in both directions.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from agenticrec_lite.data.tasks import RankingTask
+from agenticrec_lite.runs import read_config, settings_of
+from agenticrec_lite.training import pipeline
+from agenticrec_lite.training.mining import HardNegative, mine_hard_negatives
+from agenticrec_lite.training.pairs import ask, deltas, four_questions, letter_log_odds, mean_interval
+from agenticrec_lite.training.pipeline import Experiment
+from studies import tables
+from studies.run import take_over
+
+TASKS, PAIRS, EVERY = 320, 80, 4  # fresh training tasks that are mined, the most pairs kept, steps between two looks
+TEXT = """PPR from the policy after stage 1. Pairs of fresh tasks, each asked in both directions and both orders by the
+policy as it is. Delta, in nats: log-odds of the right answer, averaged over both orders. answered: pairs whose four
+questions all got an answer. right: of all questions. 95 % intervals over users."""
+
+
+class Looks:
+    """What the policy says of the held-out pairs, a row a look; called by the trainer after each step."""
+
+    def __init__(self, experiment: Experiment, held_out: list[HardNegative]):
+        self.experiment, self.rows = experiment, []
+        by_id = {task.task_id: task for task in experiment.training}
+        tasks = [by_id[pair.task_id] for pair in held_out]
+        self.users = np.array([task.user for task in tasks])
+        contexts = zip(held_out, experiment.early_toolbox.contexts(tasks), strict=True)
+        self.questions = [question for pair, context in contexts for question in four_questions(pair, context)]
+
+    def __call__(self, history: list[dict]) -> None:
+        if len(history) % EVERY:
+            return
+        answers = ask(self.experiment.policy, self.questions, self.experiment.profile["agent"])
+        more, less, leaning = deltas(letter_log_odds(self.experiment.policy, answers), self.questions)
+        known = np.isfinite(more) & np.isfinite(less)
+        row = {"step": len(history), "pairs": len(known), "answered": float(known.mean()),
+               "right": float(np.mean([answer.reward == 1 for answer in answers]))}  # fmt: skip
+        for name, values in {"Delta, more": more, "Delta, less": less, "log p(A)/p(B)": leaning}.items():
+            found = mean_interval(values[known], self.users[known])
+            row[name] = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*found)
+        row["same sign"] = float(np.mean(np.sign(more[known]) == np.sign(less[known])))
+        row["correlation"] = float(np.corrcoef(more[known], less[known])[0, 1])
+        self.rows.append(row)
+        print(row, flush=True)
+
+
+def fresh_tasks(experiment: Experiment) -> list[RankingTask]:
+    """Training tasks that neither stage nor the mining uses."""
+    rta, ppr = experiment.profile["rta"], experiment.profile["ppr"]
+    used = rta["steps"] * rta["tasks_per_step"] + ppr["mining_tasks"]
+    return experiment.training[used : used + TASKS]
+
+
+def measure(base: Path) -> dict:
+    config = read_config(base)
+    with tempfile.TemporaryDirectory() as scratch:
+        experiment = pipeline.start(
+            config["dataset"], config["profile"], config["seed"], Path(scratch, "run"), settings_of(config)
+        )
+        with experiment.run:
+            take_over(experiment, base)
+            fresh = fresh_tasks(experiment)
+            played = experiment.play(fresh, experiment.early_toolbox.contexts(fresh), title="fresh tasks")
+            looks = Looks(experiment, mine_hard_negatives(played, fresh, experiment.seed)[:PAIRS])
+            looks([])
+            pipeline.train_ppr(experiment, pipeline.mine(experiment), watch=looks)
+    title = f"Proposition 2 along stage 2: {config['profile']} on {config['dataset']}, seed {config['seed']}"
+    return {"title": title, "text": " ".join(TEXT.split()), "rows": looks.rows}
+
+
+if __name__ == "__main__":
+    tables.write(Path(sys.argv[2]), measure(Path(sys.argv[1])))

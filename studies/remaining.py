@@ -1,0 +1,52 @@
+"""What was not run, and what it would cost: `python -m studies.remaining RESULTS OUT.json`."""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from agenticrec_lite.report import collect
+from agenticrec_lite.runs import read_result
+from studies import tables
+from studies.variants import TIERS, VARIANTS, Variant
+
+PLANNED = {"first": ("ml-100k", "toystore"), "second": ("ml-100k",), "third": ("ml-100k",)}
+SEEDS = {"first": 3, "second": 3, "third": 1}
+STAGES = {  # of the base run, whose seconds are those of the variant; "sft" takes about what stage 1 takes
+    "rta": ("rta", "evaluate_rta"), "sft": ("rta", "evaluate_rta"), "ppr": ("ppr", "evaluate_ppr"),
+    "test": ("evaluate_rta",), "all": ("recommenders", "baselines", "rta", "evaluate_rta", "mining", "ppr"),
+}  # fmt: skip
+ELSEWHERE = {  # is played on one dataset, or on the other only
+    "asks-longer": "ml-100k", "asks-gru4rec": "ml-100k", "asks-catalogue": "ml-100k",
+    "asks-catalogue-only": "toystore",
+}  # fmt: skip
+TEXT = (
+    "Estimated from the median seconds of the same stages of the base runs, each on one core beside another; a variant "
+    "that calls more tools, ranks more candidates or halves its steps takes accordingly more or less."
+)
+
+
+def missing(found: Mapping[tuple[str, str], dict], profile: str = "nano") -> Iterator[tuple[str, str, int]]:
+    """(dataset, variant, seeds that are missing)."""
+    for tier, names in TIERS.items():
+        for dataset in PLANNED[tier]:
+            for name in (name for name in names if ELSEWHERE.get(name, dataset) == dataset):
+                if (left := SEEDS[tier] - len(found.get((dataset, profile), {}).get(name, ()))) > 0:
+                    yield dataset, name, left
+
+
+def minutes(variant: Variant, plain: Sequence[Path]) -> float:
+    """Of one seed, by the base runs."""
+    seconds = [read_result(run)["seconds"] for run in plain]
+    return sum(np.median([each[stage] for each in seconds]) for stage in STAGES[variant.stage]) / 60
+
+
+if __name__ == "__main__":
+    results = collect([sys.argv[1]])
+    rows = [
+        {"dataset": dataset, "variant": name, "question": VARIANTS[name].question, "seeds not run": left,
+         "estimated minutes": float(left * minutes(VARIANTS[name], results[dataset, "nano"][""]))}
+        for dataset, name, left in missing(results)
+    ]  # fmt: skip
+    tables.write(Path(sys.argv[2]), {"title": "Not run", "text": TEXT, "rows": rows})
