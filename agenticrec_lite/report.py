@@ -131,13 +131,14 @@ def _ranks(folders: Sequence[Path]) -> pd.DataFrame:
 
 
 def _apart(own: pd.DataFrame, method: str, runs: Mapping[str, Sequence[Path]], against: str) -> dict:
-    """Paired differences to a variant of that name, or to that method of the recipe."""
-    if against not in runs and "" not in runs:
-        return {}
-    other = _ranks(runs.get(against, runs.get("")))
-    both = own.merge(other, on=["seed", "task_id"], suffixes=("", "_other"))
-    column = method if against in runs else against
-    column = f"{column}_other" if column in own else column
+    """Paired differences to another method of its own, to a variant of that name, or to that method of the recipe."""
+    both, column = own, against
+    if against not in own or against == method:
+        if not (others := runs.get(against, runs.get(""))):
+            return {}
+        both = own.merge(_ranks(others), on=["seed", "task_id"], suffixes=("", "_other"))
+        column = method if against in runs else against
+        column = f"{column}_other" if column in own else column
     if both.empty or column not in both:
         return {}
     found = {m: paired_difference(both[method], both[column], both["user"], m) for m in ("H@1", "N@10")}

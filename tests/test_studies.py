@@ -15,7 +15,7 @@ from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.data import load_dataset, temporal_split
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.evaluation.metrics import paired_difference, summarize
-from agenticrec_lite.report import ablations, collect, full_report
+from agenticrec_lite.report import _apart, ablations, collect, full_report
 from agenticrec_lite.rewards import group_advantages, listwise_reward
 from agenticrec_lite.runs import open_run, read_metrics
 from agenticrec_lite.tools import call_tool
@@ -212,6 +212,10 @@ def test_a_variant_is_held_against_its_reference_task_by_task(results):
     assert table.loc["no-bonus", "N@10 -"] == pytest.approx(wanted["difference"])
     assert table.loc["no-bonus", "n"] == 80 and table.loc["no-bonus", "minutes"] == pytest.approx(2.0)
     assert table.loc["half", "N@10 -"] == 0.0  # itself
+    own = pd.read_csv(folder / "b/no-bonus/seed-0/ranks.csv").assign(gru4rec=2.0, seed=0)
+    wanted = paired_difference(own["rta"], own["gru4rec"], own["user"], "N@10")
+    assert _apart(own, "rta", {}, "gru4rec")["N@10 -"] == pytest.approx(wanted["difference"])  # what it measured itself
+    assert _apart(own, "rta", {}, "rta") == {}
     seed = made[0]
     wanted = paired_difference(seed[0]["rta"], seed[1]["rta"], seed[0]["user"], "H@1")
     assert table.loc["alone", "H@1 -"] == pytest.approx(wanted["difference"])

@@ -6,6 +6,7 @@ they are about 1.4 times wider than naive ones.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -103,8 +104,12 @@ def user_bootstrap(columns: np.ndarray, users: ArrayLike, seed: int = 0) -> np.n
         raise ValueError(f"{len(columns)} ranks, but {len(codes)} users")
     sums = np.zeros((len(names), columns.shape[1]))
     np.add.at(sums, codes, columns)
-    # How often each user is drawn is all that matters, so one resample is one row of counts.
-    n = len(names)
-    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=N_RESAMPLES)
+    draws = _draws(len(names), seed)
     means = (draws @ sums) / (draws @ np.bincount(codes))[:, None]
     return np.percentile(means, [2.5, 97.5], axis=0).T
+
+
+@lru_cache(maxsize=8)  # the methods of one table have the same users
+def _draws(n: int, seed: int) -> np.ndarray:
+    """How often each of n users is drawn, which is all that matters of a resample [N_RESAMPLES, n]."""
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=N_RESAMPLES).astype(float)
