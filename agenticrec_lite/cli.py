@@ -27,9 +27,7 @@ class _InOneSentence(TyperGroup):
             typer.echo("Error: " + " ".join(str(error).split()), err=True)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
-            typer.echo(
-                "\nInterrupted; the same command goes on, a run from its last checkpoint.", err=True
-            )
+            typer.echo("\nInterrupted; the same command goes on, a run from its last checkpoint.", err=True)
             raise typer.Exit(130) from None
 
 
@@ -63,8 +61,7 @@ def run(
     profile: Annotated[str, typer.Option(help="The profile: policy, sizes, steps.")] = "nano",
     seed: Annotated[int, typer.Option(min=0, help="Decides tasks, rollouts and initial weights.")] = 0,
     settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="E.g. --set rta.steps=10; repeatable."),
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="E.g. --set rta.steps=10; repeatable.")
     ] = None,
 ) -> None:
     """Go the whole way: fetch, fit the tools, roll out, train (RTA, then PPR), evaluate."""
@@ -78,9 +75,7 @@ def run(
 
 
 @app.command()
-def show(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/demo.")],
-) -> None:
+def show(folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/demo.")]) -> None:
     """Print a run's table: every method on the same test tasks, with 95% intervals."""
     typer.echo(result_table(runs.read_result(folder)))
 
@@ -97,9 +92,7 @@ def report(
 
 
 @app.command("pretrain-nano")
-def pretrain_nano(
-    out: Annotated[Path, typer.Option(help="Where the policy goes.")] = Path("data/nano"),
-) -> None:
+def pretrain_nano(out: Annotated[Path, typer.Option(help="Where the policy goes.")] = Path("data/nano")) -> None:
     """Rebuild the nano policy from generated worlds (about an hour on two cores)."""
     from agenticrec_lite.training.nano.pretrain import pretrain
 
@@ -126,8 +119,7 @@ def make_toystore(
 def plan(
     profile: Annotated[str, typer.Option(help="The profile.")],
     settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="E.g. --set rta.micro_groups=2; repeatable."),
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="E.g. --set rta.micro_groups=2; repeatable.")
     ] = None,
 ) -> None:
     """Estimate a profile's memory and time, and say whether this machine has what it needs; nothing is downloaded."""
@@ -172,9 +164,7 @@ def result_table(result: dict[str, Any]) -> str:
         lines.append(f"{method:10}{shown}{_figure(figures.get('valid')):>8}")
         lines.append(f"{'':10}" + "".join(f"{_interval(intervals.get(name)):>12}" for name in METRICS))
     seconds = result.get("seconds", {})
-    lines.append(
-        f"{sum(seconds.values()) / 60:.1f} minutes, peak memory {result.get('peak_rss_mb', 0) / 1000:.1f} GB"
-    )
+    lines.append(f"{sum(seconds.values()) / 60:.1f} minutes, peak memory {result.get('peak_rss_mb', 0) / 1000:.1f} GB")
     return "\n".join(line.rstrip() for line in lines)
 
 

@@ -22,11 +22,7 @@ PROMPT = {True: 360, False: 600}  # tokens of a prompt with the short system pro
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a weight: four bits, a scale for 64 of them, quantised in turn
 # Bytes that a layer keeps a token, by element of: hidden state, feed-forward, queries, keys; and, of every key that
 # each row attends to, by element. On a GPU the adapter computes in half precision too.
-KEPT = {
-    "float32": (11, 16, 17, 35, 9),
-    "half on a CPU": (28, 8, 15, 17, 5),
-    "half on a GPU": (19, 7, 13, 0, 11),
-}
+KEPT = {"float32": (11, 16, 17, 35, 9), "half on a CPU": (28, 8, 15, 17, 5), "half on a GPU": (19, 7, 13, 0, 11)}
 # As much again, of the above: gradients on the way, and what the allocator cannot use at once. In nano's (fp32) small
 # tensors that is more. Runs of the same work differ by a tenth either way.
 BACKWARD = {"float32": 0.85, "bfloat16": 0.5, "float16": 0.5}

@@ -206,11 +206,7 @@ def add_adapter(model: PreTrainedModel, lora: dict, adapter: str | Path | None =
 
     On a quantised base the adapter would otherwise become bf16, where an update of 1e-5 rounds away.
     """
-    from peft import (
-        LoraConfig,
-        PeftModel,
-        get_peft_model,
-    )  # slow to import, and not needed to read a checkpoint
+    from peft import LoraConfig, PeftModel, get_peft_model  # slow to import, and not needed to read a checkpoint
 
     if adapter is not None:
         if not Path(adapter, "adapter_model.safetensors").exists():  # peft would take a pickle in its place

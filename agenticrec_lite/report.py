@@ -7,36 +7,17 @@ import numpy as np
 import pandas as pd
 
 from agenticrec_lite.errors import UserError
-from agenticrec_lite.evaluation.metrics import paired_difference, summarize
+from agenticrec_lite.evaluation.metrics import ndcg, paired_difference, summarize
+from agenticrec_lite.paper import claims
 from agenticrec_lite.runs import read_config, read_metrics, read_ranks, read_result
 from agenticrec_lite.runs.files import read_json
-from agenticrec_lite.training.log import COMPARED
+from agenticrec_lite.training.log import COMPARED, METHODS
 
 SHOWN = ("H@1", "H@5", "H@10", "N@5", "N@10")
 
-# What the paper reports (arXiv 2603.21613, by two public digests); R: reasoning only. None: not in our sources.
-_COLUMNS = ("H@1", "H@5", "N@5", "N@10")
-_REPORTED = {
-    "CDs": {
-        "sasrec": (0.0536, None, 0.1413, 0.2145), "frozen_r": (0.1907, 0.4696, 0.3303, None),
-        "trained_r": (0.2324, 0.5399, 0.3865, None), "frozen": (0.2331, 0.5476, 0.3955, None),
-        "rta": (0.2837, 0.6162, 0.4606, None), "ppr": (0.2992, 0.6472, 0.4795, 0.5324),
-    },
-    "Instruments": {
-        "frozen_r": (0.1973, 0.5613, 0.3818, None), "frozen": (0.1948, 0.5277, 0.3673, None),
-        "ppr": (0.2586, 0.6115, 0.4393, None),
-    },
-    "Games": {"sasrec": (0.1535, None, 0.2762, 0.3234), "ppr": (0.3282, None, 0.4887, 0.5445)},
-}  # fmt: skip
-PAPER = {data: {method: dict(zip(_COLUMNS, figures, strict=True)) for method, figures in methods.items()}
-         for data, methods in _REPORTED.items()}  # fmt: skip
-
-CLAIMS = (  # what the paper says of two methods: claim, a, b; what it says of a - b is in its figures
-    ("training with tools beats the frozen agent", "rta", "frozen"),
-    ("PPR adds to RTA", "ppr", "rta"),
-    ("the trained agent beats SASRec", "ppr", "sasrec"),
-    ("tools help an untrained agent (CDs) or hurt it (Instruments)", "frozen", "frozen_r"),
-    ("trained with tools beats trained without", "rta", "trained_r"),
+VARIANTS = (
+    "Differences are paired, on the tasks that both have. Intervals are over users and take the trained policies as "
+    "they are: another training may differ by more, so look at *each seed*, and take a single seed as an idea only."
 )
 
 
@@ -58,14 +39,10 @@ def pool(folders: Sequence[str | Path]) -> dict:
     """
     if not folders:
         raise UserError("A report needs at least one run folder, for example runs/demo.")
+    _check_same(folders)
     results, tables = [read_result(folder) for folder in folders], [read_ranks(folder) for folder in folders]
-    settings = [{**read_config(folder), "seed": None} for folder in folders]
-    for folder, setting in zip(folders, settings, strict=True):
-        if different := [name for name in setting | settings[0] if setting.get(name) != settings[0].get(name)]:
-            told = ", ".join(different)
-            raise UserError(f"{folder} and {folders[0]} differ in {told}, not only in their seed; report them apart.")
     table = pd.concat(tables, ignore_index=True, join="inner")  # an older run lacks the newer baselines
-    methods = [name for name in table.columns if name not in ("task_id", "user")]
+    methods = [name for name in METHODS if name in table]
     users = table["user"].to_numpy()
     return {
         "dataset": results[0]["dataset"],
@@ -81,6 +58,15 @@ def pool(folders: Sequence[str | Path]) -> dict:
             if {a, b} <= set(methods)
         },
     }
+
+
+def _check_same(folders: Sequence[str | Path]) -> None:
+    """Raises UserError if runs differ in more than their seed."""
+    settings = [{**read_config(folder), "seed": None} for folder in folders]
+    for folder, setting in zip(folders, settings, strict=True):
+        if different := [name for name in setting | settings[0] if setting.get(name) != settings[0].get(name)]:
+            told = ", ".join(different)
+            raise UserError(f"{folder} and {folders[0]} differ in {told}, not only in their seed; report them apart.")
 
 
 def collect(folders: Sequence[str | Path]) -> dict[tuple[str, str], dict[str, list[Path]]]:
@@ -107,12 +93,14 @@ def ablations(runs: Mapping[str, Sequence[Path]]) -> pd.DataFrame:
 
     Returns:
         Indexed by variant: question, against, seeds, n, H@1, N@10, low, high, valid, calls, minutes; and where test
-        tasks are the same, "H@1 -" and "N@10 -" with their "low" and "high".
+        tasks are the same, their number ("paired"), "H@1 -" and "N@10 -" with their "low" and "high", and the latter
+        of each seed.
     """
     rows = {}
     for name, folders in runs.items():
         if not name:
             continue
+        _check_same(folders)
         results, about = [read_result(folder) for folder in folders], read_result(folders[0])["variant"]
         own, method = _ranks(folders), about["method"]
         figures = summarize(own[method], own["user"]) | _shares(method, results, own["seed"].value_counts(sort=False))
@@ -131,22 +119,21 @@ def _ranks(folders: Sequence[Path]) -> pd.DataFrame:
 
 
 def _apart(own: pd.DataFrame, method: str, runs: Mapping[str, Sequence[Path]], against: str) -> dict:
-    """Paired differences to another method of its own, to a variant of that name, or to that method of the recipe."""
-    both, column = own, against
-    if against not in own or against == method:
-        if not (others := runs.get(against, runs.get(""))):
-            return {}
-        both = own.merge(_ranks(others), on=["seed", "task_id"], suffixes=("", "_other"))
-        column = method if against in runs else against
-        column = f"{column}_other" if column in own else column
+    """Paired differences to a variant of that name, or to that method of the recipe."""
+    if not (others := runs.get(against, runs.get(""))):
+        return {}
+    both = own.merge(_ranks(others), on=["seed", "task_id"], suffixes=("", "_other"))
+    column = method if against in runs else against
+    column = f"{column}_other" if column in own else column
     if both.empty or column not in both:
         return {}
     found = {m: paired_difference(both[method], both[column], both["user"], m) for m in ("H@1", "N@10")}
-    return {
+    seeds = [ndcg(rows[method], 10) - ndcg(rows[column], 10) for _, rows in both.groupby("seed")]
+    return {"paired": len(both)} | {
         f"{m} -{end}": value
         for m, d in found.items()
         for end, value in zip(("", " low", " high"), (d["difference"], *d["ci95"]), strict=True)
-    }
+    } | {"each seed": " ".join(f"{value:+.3f}" for value in seeds)}  # fmt: skip
 
 
 def _shares(name: str, results: Sequence[Mapping], weights: Sequence[int]) -> dict:
@@ -205,9 +192,9 @@ def full_report(folders: Sequence[str | Path], out: str | Path | None = None) ->
             if out is not None:
                 parts.append(f"![How training went]({_draw(metrics, Path(out), f'dynamics-{profile}-{dataset}.png')})")
         if set(runs) - {""}:
-            parts += ["## Variants", table_text(ablations(runs).rename_axis("variant").reset_index())]
+            parts += ["## Variants", VARIANTS, table_text(ablations(runs).rename_axis("variant").reset_index())]
         for name in (name for name in runs if name and "ceiling" in read_result(runs[name][0])["metrics"]):
-            parts += [f"## The whole of {name}", "*sasrec* is the recommender that its tool asks.",
+            parts += [f"## The whole of {name}", "*sasrec* is the recommender that its tools ask.",
                       markdown(pool(runs[name]))]  # fmt: skip
     for table in tables(folders):
         parts += [f"# {table['title']}", table["text"], table_text(pd.DataFrame(table["rows"]))]
@@ -245,58 +232,6 @@ def table_text(table: pd.DataFrame, digits: int = 3) -> str:
     head = [list(map(str, table.columns)), ["---"] * table.shape[1]]
     rows = [[shown(value) for value in row] for row in table.itertuples(index=False)]
     return "\n".join(f"| {' | '.join(row)} |" for row in head + rows)
-
-
-def verdict(paper: float, ours: Mapping | None) -> str:
-    """Whether our runs bear out a difference that the paper reports; of its direction, not of its size.
-
-    Args:
-        paper: The paper's difference.
-        ours: {"difference", "ci95"}, or None if our runs cannot say.
-
-    Returns:
-        "reproduced" if our interval lies on the paper's side of zero, "same direction" if only our estimate does,
-        "not reproduced" if that does not, or "cannot be tested here".
-    """
-    if ours is None:
-        return "cannot be tested here"
-    side = 1 if paper > 0 else -1
-    if min(side * end for end in ours["ci95"]) > 0:
-        return "reproduced"
-    return "same direction" if side * ours["difference"] > 0 else "not reproduced"
-
-
-def beside_paper(pooled: Mapping) -> pd.DataFrame:
-    """Every figure of the paper's that we know, ours beside it, and by how much ours deviates; NaN where we have none.
-
-    Returns:
-        Columns method, metric, data (the paper's), paper, ours, low, high (95 % interval), deviation.
-    """
-    rows = []
-    for data, methods in PAPER.items():
-        for method, figures in methods.items():
-            ours = pooled["metrics"].get(method)
-            for metric in (name for name in _COLUMNS if figures[name] is not None):
-                known = (ours[metric], *ours["ci95"][metric]) if ours else (np.nan,) * 3
-                rows.append((method, metric, data, figures[metric], *known, known[0] - figures[metric]))
-    return pd.DataFrame(rows, columns=["method", "metric", "data", "paper", "ours", "low", "high", "deviation"])
-
-
-def claims(pooled: Mapping) -> pd.DataFrame:
-    """The paper's differences between methods, ours beside them, and a verdict on each.
-
-    Returns:
-        Columns claim, data, metric, paper, ours, low, high, verdict.
-    """
-    rows = []
-    for claim, a, b in CLAIMS:
-        for data, figures in ((data, figures) for data, figures in PAPER.items() if {a, b} <= set(figures)):
-            for metric in (m for m in _COLUMNS if None not in (figures[a][m], figures[b][m])):
-                paper, ours = figures[a][metric] - figures[b][metric], pooled["differences"].get(f"{a} - {b}", {})
-                known = ours.get(metric, {"difference": np.nan, "ci95": [np.nan] * 2})
-                shown = (paper, known["difference"], *known["ci95"], verdict(paper, ours.get(metric)))
-                rows.append((claim, data, metric, *shown))
-    return pd.DataFrame(rows, columns=["claim", "data", "metric", "paper", "ours", "low", "high", "verdict"])
 
 
 def costs(folders: Sequence[str | Path]) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from agenticrec_lite.data.log import InteractionLog
+from agenticrec_lite.evaluation.metrics import ndcg, ranks_from_scores
 from agenticrec_lite.recommenders import GRU4Rec, SASRec
 from agenticrec_lite.recommenders.base import Recommender
 from agenticrec_lite.recommenders.gru4rec import GRU4RecNetwork
@@ -127,11 +128,16 @@ RECOMMENDERS: dict[str, Callable[[InteractionLog], Recommender]] = {
     "catalogue-only": lambda log: Together(
         [CatalogueSASRec(log.items, own=False), CatalogueGRU4Rec(log.items, own=False, dropout=0.5)]
     ),
+    "weighed": lambda log: CatalogueGRU4Rec(log.items, own=False, dropout=0.5, epochs=16, width=128),
 }
+WEIGHTS = (0.0, 0.1, 0.2, 0.35, 0.5)  # of the neighbours' votes; the last is that of every other run
 
 
-def asking(name: str) -> Callable[[Experiment], None]:
-    """get_similar_users asks another recommender than SASRec, fitted on the same rows."""
+def asking(name: str, weigh: bool = False) -> Callable[[Experiment], None]:
+    """The tools ask another recommender than SASRec, fitted on the same rows.
+
+    If `weigh`, the neighbours' votes count as much as is best on the validation tasks.
+    """
 
     def prepare(experiment: Experiment) -> None:
         log = experiment.log
@@ -140,5 +146,19 @@ def asking(name: str) -> Callable[[Experiment], None]:
             with experiment.run.timer("recommenders"):
                 better = RECOMMENDERS[name](log).fit(past, log.n_items, experiment.seed)
             vars(experiment)[attribute] = replace(box, sasrec=better)
+        if weigh:
+            weight = best_weight(experiment)
+            for attribute in ("early_toolbox", "toolbox"):
+                vars(experiment)[attribute] = replace(getattr(experiment, attribute), vote_weight=weight)
 
     return prepare
+
+
+def best_weight(experiment: Experiment) -> float:
+    """Of WEIGHTS, that with which the list of get_similar_users has the highest N@10 on the validation tasks."""
+    tasks = experiment.tasks("validation", experiment.profile["evaluation"]["n_validation"])
+    asked = [context.collaborative for context in experiment.toolbox.contexts(tasks)]
+    wanted = np.stack([standardise(each.wanted) for each in asked])
+    votes = np.stack([standardise(each.votes()[1]) for each in asked])
+    positives = [task.positive for task in tasks]
+    return max(WEIGHTS, key=lambda weight: ndcg(ranks_from_scores(wanted + weight * votes, positives), 10))

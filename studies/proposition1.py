@@ -2,11 +2,14 @@
 
 The group's mean includes the trajectory itself, so the expected gradient should be (G - 1) / G of the true one. Here
 the trainer of stage 1 computes gradients (at learning rate 0) from rollouts of the untrained policy, COPIES for each of
-TASKS training tasks, taken as groups of 2, 4, 8 or 16. The true derivative along one direction comes from the same
-rollouts by another way: central differences of their log-probabilities, and the unbiased covariance with the rewards.
+TASKS training tasks, taken as groups of 2, 4, 8 or 16. The derivative of the expected reward along one direction comes
+by another way: central differences of the rollouts' log-probabilities, and their covariance with the rewards. Three
+sets of rollouts: one gives the direction, the second is measured, and the third gives a derivative that is independent
+of it. On the same rollouts the ratio tests the trainer's arithmetic (as one group it is (G - 1) / G for any numbers);
+only on the others it tests the expectation.
 
 And what other estimators do to the direction: the cosine of their mean gradient with Proposition 1's, from the same
-rollouts.
+rollouts; how far two sets of rollouts agree at all stands beside it.
 """
 
 import sys
@@ -31,13 +34,12 @@ from agenticrec_lite.training.shipped import borrow
 from studies import tables
 from studies.changes import standardised_advantages, undropped_advantages
 
-TASKS, COPIES, STEP = 64, 32, 0.02  # STEP: of the central difference, along a direction of unit length
+TASKS, COPIES, STEP = 64, 16, 0.02  # STEP: of the central difference, along a direction of unit length
 GROUPS = (2, 4, 8, 16)
 ESTIMATORS = {  # advantages, trl's normaliser
     "no dropping, dr_grpo (Proposition 1)": (undropped_advantages, "dr_grpo"),
     "dropping, dr_grpo (the paper)": (group_advantages, "dr_grpo"),
     "dropping, grpo: each trajectory over its own length": (group_advantages, "grpo"),
-    "dropping, dapo: over the tokens of the batch": (group_advantages, "dapo"),
     "dropping, over the standard deviation, dr_grpo": (standardised_advantages, "dr_grpo"),
 }
 
@@ -58,7 +60,8 @@ class Gradients(TrainerCallback):
         self.rows: list[torch.Tensor] = []
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **_) -> None:
-        self.rows.append(torch.cat([p.grad.flatten() for p in trained(model)]).clone())
+        none = torch.zeros  # a step whose groups were all dropped has no gradient
+        self.rows.append(torch.cat([none(p.numel()) if p.grad is None else p.grad.flatten() for p in trained(model)]))
 
 
 def trained(model) -> list[torch.nn.Parameter]:
@@ -71,11 +74,11 @@ def questions(experiment: Experiment) -> list[Question]:
     return [Question(t.task_id, c, "rank", t.positive) for t, c in zip(tasks, contexts, strict=True)]
 
 
-def play(experiment: Experiment, policy: Policy, asked: list[Question]) -> list[list[Trajectory]]:
+def play(experiment: Experiment, policy: Policy, asked: list[Question], seed: int) -> list[list[Trajectory]]:
     """COPIES rewarded rollouts for each question."""
     chat, agent = ChatFormat.of(policy.tokenizer, policy.brief), experiment.profile["agent"]
     groups = [question.group(chat, COPIES, agent["max_calls"]) for question in asked]
-    sampling, generator = Sampling.of(agent, 1.0), torch.Generator().manual_seed(experiment.seed)
+    sampling, generator = Sampling.of(agent, 1.0), torch.Generator().manual_seed(seed)
     played = rollout(policy.model, chat, groups, sampling, generator, progress="rollouts")
     for trajectory in played:
         trajectory.reward = listwise_reward(trajectory, asked[trajectory.group].right)
@@ -133,14 +136,18 @@ def log_probabilities(model, rows: list[Trajectory]) -> np.ndarray:
     return torch.zeros(len(rows)).index_add(0, torch.nonzero(actions)[:, 0], values).double().numpy()
 
 
-def derivatives(model, given: list[list[Trajectory]], direction: torch.Tensor) -> np.ndarray:
-    """Of each question's expected reward along the direction [TASKS]: the covariance of reward and score function."""
+def derivatives(model, given: list[list[Trajectory]], direction: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Of each question's expected reward along the direction [TASKS]: the covariance of reward and score function.
+
+    And the mean score function [TASKS], whose expectation is 0 if the rollouts are the policy's own.
+    """
     there, back = ([], [])
     for found, by in ((there, STEP), (back, -STEP)):
         with moved(model, direction, by):
             found += [log_probabilities(model, rows) for rows in given]
     score = [(a - b) / (2 * STEP) for a, b in zip(there, back, strict=True)]
-    return np.array([np.cov([t.reward for t in rows], s)[0, 1] for rows, s in zip(given, score, strict=True)])
+    slopes = [np.cov([t.reward for t in rows], s)[0, 1] for rows, s in zip(given, score, strict=True)]
+    return np.array(slopes), np.mean(score, axis=1)
 
 
 def interval(statistic, n: int, draws: int = 2000) -> list[float]:
@@ -154,35 +161,48 @@ def measure(base: Path) -> list[dict]:
     experiment = borrow(base)
     torch.manual_seed(experiment.seed)
     policy, asked = load_policy(experiment.profile["policy"]), questions(experiment)
-    given = play(experiment, policy, asked)
-    first, second = ([rows[part] for rows in given] for part in (slice(COPIES // 2), slice(COPIES // 2, None)))
-    direction = gradients(experiment, policy, asked, first, COPIES // 2).mean(0)
-    direction /= direction.norm()
-    true = derivatives(policy.model, second, direction)
-    factors, cosines = [], []
-    for size in GROUPS:
-        own = (gradients(experiment, policy, asked, second, size) @ direction).numpy()
-        ratio = lambda at, own=own: own[at].mean() / true[at].mean()  # noqa: E731
-        low, high = interval(ratio, TASKS)
-        factors.append({"G": size, "(G - 1) / G": 1 - 1 / size, "measured": float(ratio(slice(None))),
-                        "low": low, "high": high})  # fmt: skip
-        print(factors[-1], flush=True)
-    vectors = {name: gradients(experiment, policy, asked, second, 8, *how) for name, how in ESTIMATORS.items()}
-    reference = next(iter(vectors.values())).numpy()
-    for name, rows in vectors.items():
-        cosine = lambda at, rows=rows.numpy(): _cosine(rows[at].mean(0), reference[at].mean(0))  # noqa: E731
-        low, high = interval(cosine, TASKS, 200)
-        cosines.append({"advantages, normaliser": name, "cosine": float(cosine(slice(None))), "low": low, "high": high})
-        print(cosines[-1], flush=True)
+    first, second, third = (play(experiment, policy, asked, 3 * experiment.seed + place) for place in range(3))
+    reference = gradients(experiment, policy, asked, first, COPIES)
+    direction = reference.mean(0) / reference.mean(0).norm()
+    (same, _), (other, score) = (derivatives(policy.model, given, direction) for given in (second, third))
     of = f"{experiment.profile['policy']['id']} on {experiment.log.name}, untrained"
-    told = f"{TASKS} training tasks, {COPIES // 2} rollouts of each; 95 % intervals over tasks."
+    told = f"{TASKS} training tasks, {COPIES} rollouts of each; 95 % intervals over tasks."
     return [
-        {"title": f"Proposition 1 on the real trainer: {of}", "rows": factors, "text":
-         "The trainer's gradient without dropping, along one direction, over the true derivative of the expected reward"
-         f" in that direction ({true.mean():.3g}), which was measured in another way. {told}"},
-        {"title": f"What dropping and other normalisers do to the direction: {of}, G 8", "rows": cosines, "text":
-         f"Cosine of each mean gradient with Proposition 1's, from the same rollouts. {told}"},
+        {"title": f"Proposition 1 on the real trainer: {of}",
+         "rows": [factor(experiment, policy, asked, second, size, direction, same, other) for size in GROUPS],
+         "text": "The trainer's gradient without dropping, along one direction, over the derivative of the expected "
+         f"reward, {other.mean():.3g}, measured in another way: on the same rollouts, which tests the arithmetic, and "
+         "on others, which tests the expectation. Mean score function of the others (0 is expected): "
+         f"{score.mean():.2g}, standard error {score.std(ddof=1) / len(score) ** 0.5:.2g}. {told}"},
+        {"title": f"What dropping and other normalisers do to the direction: {of}, G {COPIES // 2}",
+         "rows": cosines(experiment, policy, asked, second, reference),
+         "text": "Cosine of each mean gradient with Proposition 1's from the same rollouts; the first row is "
+         f"Proposition 1's from two sets of rollouts, so it says how much of a direction is noise. {told}"},
     ]  # fmt: skip
+
+
+def factor(experiment, policy, asked, given, size, direction, same, other) -> dict:
+    """The ratio for one group size, to both derivatives."""
+    own, row = (gradients(experiment, policy, asked, given, size) @ direction).numpy(), {"G": size}
+    row["(G - 1) / G"] = 1 - 1 / size
+    for name, true in {"same rollouts": same, "other rollouts": other}.items():
+        ratio = lambda at, true=true: own[at].mean() / true[at].mean()  # noqa: E731
+        low, high = interval(ratio, TASKS)
+        row |= {name: float(ratio(slice(None))), f"{name}, low": low, f"{name}, high": high}
+    print(row, flush=True)
+    return row
+
+
+def cosines(experiment, policy, asked, given, reference) -> list[dict]:
+    """Of each estimator's mean gradient with the first one's, and of that with `reference`, from other rollouts."""
+    vectors = {name: gradients(experiment, policy, asked, given, COPIES // 2, *how) for name, how in ESTIMATORS.items()}
+    own, rows = next(iter(vectors.values())).numpy(), []
+    pairs = [("Proposition 1's, from two sets of rollouts", reference.numpy())]
+    for name, other in pairs + [(name, vectors[name].numpy()) for name in list(vectors)[1:]]:
+        cosine = lambda at, other=other: _cosine(other[at].mean(0), own[at].mean(0))  # noqa: E731
+        low, high = interval(cosine, TASKS, 200)
+        rows.append({"estimator": name, "cosine": float(cosine(slice(None))), "low": low, "high": high})
+    return rows
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:

@@ -13,6 +13,7 @@ import numpy as np
 
 from agenticrec_lite.data.tasks import RankingTask
 from agenticrec_lite.runs import read_config, settings_of
+from agenticrec_lite.runs.files import read_json
 from agenticrec_lite.training import pipeline
 from agenticrec_lite.training.mining import HardNegative, mine_hard_negatives
 from agenticrec_lite.training.pairs import ask, deltas, four_questions, letter_log_odds, mean_interval
@@ -22,15 +23,16 @@ from studies.run import take_over
 
 TASKS, PAIRS, EVERY = 320, 80, 4  # fresh training tasks that are mined, the most pairs kept, steps between two looks
 TEXT = """PPR from the policy after stage 1. Pairs of fresh tasks, each asked in both directions and both orders by the
-policy as it is. Delta, in nats: log-odds of the right answer, averaged over both orders. answered: pairs whose four
-questions all got an answer. right: of all questions. 95 % intervals over users."""
+policy as it is. valid, right: of all answers. Delta, in nats: log-odds of the right letter, averaged over both orders;
+of an answer that is no letter, of the letter that would stand in its place. Means are over the pairs whose four answers
+were begun at every look, with 95 % intervals over users."""
 
 
 class Looks:
-    """What the policy says of the held-out pairs, a row a look; called by the trainer after each step."""
+    """What the policy says of the held-out pairs, look by look; called by the trainer after each step."""
 
     def __init__(self, experiment: Experiment, held_out: list[HardNegative]):
-        self.experiment, self.rows = experiment, []
+        self.experiment, self.steps, self.answers, self.deltas = experiment, [], [], []
         by_id = {task.task_id: task for task in experiment.training}
         tasks = [by_id[pair.task_id] for pair in held_out]
         self.users = np.array([task.user for task in tasks])
@@ -40,18 +42,25 @@ class Looks:
     def __call__(self, history: list[dict]) -> None:
         if len(history) % EVERY:
             return
-        answers = ask(self.experiment.policy, self.questions, self.experiment.profile["agent"])
-        more, less, leaning = deltas(letter_log_odds(self.experiment.policy, answers), self.questions)
-        known = np.isfinite(more) & np.isfinite(less)
-        row = {"step": len(history), "pairs": len(known), "answered": float(known.mean()),
-               "right": float(np.mean([answer.reward == 1 for answer in answers]))}  # fmt: skip
-        for name, values in {"Delta, more": more, "Delta, less": less, "log p(A)/p(B)": leaning}.items():
-            found = mean_interval(values[known], self.users[known])
-            row[name] = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*found)
-        row["same sign"] = float(np.mean(np.sign(more[known]) == np.sign(less[known])))
-        row["correlation"] = float(np.corrcoef(more[known], less[known])[0, 1])
-        self.rows.append(row)
-        print(row, flush=True)
+        policy = self.experiment.policy
+        answers = ask(policy, self.questions, self.experiment.profile["agent"])
+        self.steps.append(len(history))
+        self.answers.append([(answer.valid, answer.reward == 1) for answer in answers])
+        self.deltas.append(deltas(letter_log_odds(policy, answers), self.questions))
+
+    def rows(self) -> list[dict]:
+        """A row a look."""
+        known = np.isfinite(self.deltas).all((0, 1))
+        rows = []
+        for step, answers, (more, less, leaning) in zip(self.steps, self.answers, self.deltas, strict=True):
+            valid, right = np.mean(answers, axis=0)
+            row = {"step": step, "pairs": int(known.sum()), "valid": valid, "right": right}
+            for name, values in {"Delta, more": more, "Delta, less": less, "log p(A)/p(B)": leaning}.items():
+                found = mean_interval(values[known], self.users[known]) if known.any() else (np.nan,) * 3
+                row[name] = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*found)
+            row["same sign"] = np.mean(np.sign(more[known]) == np.sign(less[known])) if known.any() else np.nan
+            rows.append(row)
+        return rows
 
 
 def fresh_tasks(experiment: Experiment) -> list[RankingTask]:
@@ -68,14 +77,15 @@ def measure(base: Path) -> dict:
             config["dataset"], config["profile"], config["seed"], Path(scratch, "run"), settings_of(config)
         )
         with experiment.run:
-            take_over(experiment, base)
+            take_over(experiment, base, "rta")
+            experiment.run.mark("mining", read_json(base / "state.json")["mining"])
             fresh = fresh_tasks(experiment)
             played = experiment.play(fresh, experiment.early_toolbox.contexts(fresh), title="fresh tasks")
             looks = Looks(experiment, mine_hard_negatives(played, fresh, experiment.seed)[:PAIRS])
             looks([])
             pipeline.train_ppr(experiment, pipeline.mine(experiment), watch=looks)
     title = f"Proposition 2 along stage 2: {config['profile']} on {config['dataset']}, seed {config['seed']}"
-    return {"title": title, "text": " ".join(TEXT.split()), "rows": looks.rows}
+    return {"title": title, "text": " ".join(TEXT.split()), "rows": looks.rows()}
 
 
 if __name__ == "__main__":

@@ -14,12 +14,14 @@ from studies.variants import TIERS, VARIANTS, Variant
 PLANNED = {"first": ("ml-100k", "toystore"), "second": ("ml-100k",), "third": ("ml-100k",)}
 SEEDS = {"first": 3, "second": 3, "third": 1}
 STAGES = {  # of the base run, whose seconds are those of the variant; "sft" takes about what stage 1 takes
-    "rta": ("rta", "evaluate_rta"), "sft": ("rta", "evaluate_rta"), "ppr": ("ppr", "evaluate_ppr"),
-    "test": ("evaluate_rta",), "all": ("recommenders", "baselines", "rta", "evaluate_rta", "mining", "ppr"),
+    "rta": ("recommenders", "rta", "evaluate_rta"), "sft": ("recommenders", "rta", "evaluate_rta"),
+    "ppr": ("ppr", "evaluate_ppr"),
+    "test": ("evaluate_rta",),
+    "all": ("recommenders", "baselines", "rta", "evaluate_rta", "mining", "ppr", "evaluate_ppr"),
 }  # fmt: skip
 ELSEWHERE = {  # is played on one dataset, or on the other only
     "asks-longer": "ml-100k", "asks-gru4rec": "ml-100k", "asks-catalogue": "ml-100k",
-    "asks-catalogue-only": "toystore",
+    "asks-catalogue-only": "toystore", "asks-weighed": "toystore",
 }  # fmt: skip
 TEXT = (
     "Estimated from the median seconds of the same stages of the base runs, each on one core beside another; a variant "

@@ -45,6 +45,8 @@ def play(name: str, base: Path, out: Path, settings: dict | None = None) -> dict
     overrides = sections | supervised | variant.settings | (settings or {})
     experiment = pipeline.start(config["dataset"], config["profile"], config["seed"], out, overrides, variant=name)
     with experiment.run, out_of_order(variant.broken):
+        if "differences" in experiment.run.result:
+            return experiment.run.result
         if variant.prepare:
             variant.prepare(experiment)
         _train(experiment, variant, base)
@@ -62,7 +64,9 @@ def method(variant: Variant) -> str:
 def _train(experiment: Experiment, variant: Variant, base: Path) -> None:
     """The stage that the variant does anew, after those that it takes over."""
     if variant.stage in ("ppr", "test"):
-        take_over(experiment, _source(variant, base))
+        take_over(experiment, _source(variant, base), "rta")
+    elif experiment.profile["warm_start"]["steps"]:
+        take_over(experiment, base, "warm_start")
     if variant.stage == "sft" and not experiment.run.done("sft"):
         fine_tune(experiment, "sft", corrected)
     if variant.stage == "all":
@@ -72,32 +76,39 @@ def _train(experiment: Experiment, variant: Variant, base: Path) -> None:
     if variant.stage == "all":
         pipeline.evaluate_stage(experiment, "rta")
     if variant.stage in ("ppr", "all"):
-        pipeline.train_ppr(experiment, _pairs(experiment, variant), variant.kinds)
+        pipeline.train_ppr(experiment, _pairs(experiment, variant, base), variant.kinds)
 
 
 def _source(variant: Variant, base: Path) -> Path:
     """The run whose policy is taken: the base, or the same seed's on another dataset, in a folder beside it."""
+    config = read_config(base)
     if not variant.trained_on:
         return base
-    return base.parent.with_name(f"{read_config(base)['profile']}-{variant.trained_on}") / base.name
+    if config["dataset"] == variant.trained_on:
+        raise UserError(f"{base} is itself on {variant.trained_on}; transfer needs a base run on another dataset.")
+    return base.parent.with_name(f"{config['profile']}-{variant.trained_on}") / base.name
 
 
-def take_over(experiment: Experiment, base: Path) -> None:
-    """The base run's policy after stage 1, and what it mined."""
-    run = experiment.run
-    if run.done("rta"):
+def take_over(experiment: Experiment, base: Path, stage: str) -> None:
+    """The base run's policy after a stage.
+
+    Raises:
+        UserError: The base run has none.
+    """
+    adapter = base / "checkpoints" / stage
+    if experiment.run.done(stage):
         return
-    adapter = base / "checkpoints" / "rta"
     if not adapter.exists():
-        raise UserError(f"{base} holds no adapter of stage 1 (checkpoints/rta); run it again with `agenticrec run`.")
-    shutil.copytree(adapter, experiment.adapter("rta"), dirs_exist_ok=True)
-    check_adapter(run, "rta")
-    run.mark("mining", read_json(base / "state.json")["mining"])
-    run.mark("rta")
+        raise UserError(f"{base} holds no adapter (checkpoints/{stage}); run it again with `agenticrec run`.")
+    shutil.copytree(adapter, experiment.adapter(stage), dirs_exist_ok=True)
+    check_adapter(experiment.run, stage)
+    experiment.run.mark(stage)
 
 
-def _pairs(experiment: Experiment, variant: Variant) -> list[HardNegative]:
-    """Mined pairs, with the variant's negatives."""
+def _pairs(experiment: Experiment, variant: Variant, base: Path) -> list[HardNegative]:
+    """Pairs mined with the policy of stage 1 (the base run's, if that is its), with the variant's negatives."""
+    if variant.stage == "ppr" and not experiment.run.done("mining"):
+        experiment.run.mark("mining", read_json(base / "state.json")["mining"])
     mined, rng = pipeline.mine(experiment), np.random.default_rng((experiment.seed, 9))
     if variant.negative is None:
         return mined

@@ -28,11 +28,12 @@ def corrected(experiment: Experiment, chat: ChatFormat) -> list[Trajectory]:
     ]
     sampling, generator = Sampling.of(agent, settings["temperature"]), torch.Generator().manual_seed(experiment.seed)
     played = rollout(experiment.policy.model, chat, groups, sampling, generator, progress="demonstrations")
-    return [
+    better = (
         correct(trajectory, tasks[trajectory.group].positive, contexts[trajectory.group], chat)
         for trajectory in played
         if trajectory.valid
-    ]
+    )
+    return [trajectory for trajectory in better if trajectory.valid]
 
 
 def correct(trajectory: Trajectory, positive: int, context: TaskContext, chat: ChatFormat) -> Trajectory:

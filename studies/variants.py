@@ -70,30 +70,37 @@ def _groups(size: int) -> dict:
 VARIANTS: dict[str, Variant] = {
     "sft": Variant("Supervised fine-tuning on the positive instead of RL: as many trajectories, of the frozen policy, "
                    "with the positive put first", stage="sft"),
-    **{f"asks-{name}": Variant(f"get_similar_users asks {what}", "all", "gru4rec", prepare=evidence.asking(name))
+    **{f"asks-{name}": Variant(f"The tools' sequential recommender is {what}", "all", "ppr",
+                               prepare=evidence.asking(name))
        for name, what in (("longer", "SASRec after 16 epochs"), ("gru4rec", "GRU4Rec"),
                           ("catalogue", "SASRec and GRU4Rec that read the catalogue, too"),
                           ("catalogue-only", "SASRec and GRU4Rec that know items by the catalogue alone"))},
+    "asks-weighed": Variant("The tools' sequential recommender is a larger GRU4Rec that knows items by the catalogue "
+                            "alone, and their neighbours' votes weigh what is best on validation tasks", "all", "ppr",
+                            prepare=evidence.asking("weighed", weigh=True)),
     "leak": Variant("Tools that have seen the training targets", prepare=changes.leak),
     "std": Variant("Advantages divided by the group's standard deviation", advantages=changes.standardised_advantages),
     "undropped": Variant("Groups of negative rewards are kept", advantages=changes.undropped_advantages),
     "no-bonus": Variant("No + 0.1 for a first place with a tool", reward=changes.without_bonus),
-    "random-reward": Variant("Rewards that know nothing of the positive", against="frozen", reward=changes.at_random),
+    "random-reward": Variant("Rewards that know nothing of the positive", against="frozen_greedy",
+                             reward=changes.at_random),
     "any-negative": Variant("Pairs with any other candidate instead of mined ones", "ppr", "ppr",
                             negative=any_negative),
     "hardest": Variant("Pairs with the first of the list", "ppr", "ppr", negative=hardest_negative),
-    "only-more": Variant("Only the question which is MORE likely", "ppr", "ppr", kinds=("more", "rank")),
-    "only-less": Variant("Only the question which is LESS likely", "ppr", "ppr", kinds=("less", "rank")),
-    "unrehearsed": Variant("No ranking among the questions of PPR, as in the paper", "ppr", "ppr",
+    "only-more": Variant("Only the question which is MORE likely (96 pairs, not 64)", "ppr", "ppr",
+                         kinds=("more", "rank")),
+    "only-less": Variant("Only the question which is LESS likely (96 pairs, not 64)", "ppr", "ppr",
+                         kinds=("less", "rank")),
+    "unrehearsed": Variant("No ranking among the questions of PPR, as in the paper (96 pairs, not 64)", "ppr", "ppr",
                            settings={"ppr.rehearse": False}),
     "shuffled-1": Variant("The same candidates in another order", "test", prepare=changes.shuffled(1)),
     "shuffled-2": Variant("The same candidates in a third order", "test", prepare=changes.shuffled(2)),
     "redrawn": Variant("The same positives beside other random candidates", "test", prepare=changes.redrawn(1000)),
     "transfer": Variant("Trained on the toystore, never on this dataset", "test", trained_on="toystore"),
     "half": _exploratory("Half of the steps: what the exploratory variants are held against"),
-    **{f"without-{name}": _exploratory(f"Without {name}", broken=(name,)) for name in TOOLS},
-    **{f"alone-{name}": _exploratory(f"With {name} alone", broken=tuple(t for t in TOOLS if t != name))
-       for name in TOOLS},
+    **{f"without-{name}": _exploratory(f"{name} answers with an error", broken=(name,)) for name in TOOLS},
+    **{f"alone-{name}": _exploratory(f"All tools but {name} answer with an error",
+                                     broken=tuple(other for other in TOOLS if other != name)) for name in TOOLS},
     **{f"lies-{p}": _exploratory(f"get_similar_users lies in {p} % of the tasks", prepare=changes.lies(p / 100))
        for p in (25, 50, 75)},
     **{f"candidates-{n}": _exploratory(f"{n} candidates", prepare=changes.candidates(n), paired=False)

@@ -108,8 +108,9 @@ def measure(base: Path, n: int) -> dict:
     first = np.bincount([answer[0] for answer in answers], minlength=21)[1:]
     favourite, share = int(first.argmax()) + 1, first.max() / first.sum()
     text = (
-        "Untrained, held to the format (at each place the likeliest number that is left), float32. It puts the "
-        f"candidate shown in place {favourite} first in {share:.0%} of the tasks; 5 % would be no liking for a place."
+        "Untrained, held to the format (at each place the likeliest number that is left); weights out of a 4-bit file "
+        f"(Q4_1), computed in float32. It puts the candidate shown in place {favourite} first in {share:.0%} of the "
+        "tasks; 5 % would be no liking for a place."
     )
     title = f"Zero-shot list-wise ranking without tools: SmolLM2-135M on {experiment.log.name}"
     return {"title": title, "text": text, "rows": rows}

@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT / ".ci"))
 
 from clean_notebook import LOCAL_PATH  # noqa: E402
 
-from agenticrec_lite.report import PAPER  # noqa: E402
+from agenticrec_lite.paper import PAPER  # noqa: E402
 
 FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))

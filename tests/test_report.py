@@ -6,7 +6,8 @@ import pytest
 
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.evaluation.metrics import summarize
-from agenticrec_lite.report import PAPER, beside_paper, claims, costs, markdown, pool, verdict
+from agenticrec_lite.paper import PAPER, beside_paper, claims, verdict
+from agenticrec_lite.report import costs, markdown, pool
 from agenticrec_lite.runs import open_run
 
 

@@ -130,10 +130,7 @@ def fit_ceiling(features: np.ndarray, positives: Sequence[int], penalty: float =
 
 
 def ceiling_ranks(
-    toolbox: Toolbox,
-    validation: Sequence[RankingTask],
-    tasks: Sequence[RankingTask],
-    contexts: Sequence[TaskContext],
+    toolbox: Toolbox, validation: Sequence[RankingTask], tasks: Sequence[RankingTask], contexts: Sequence[TaskContext]
 ) -> np.ndarray:
     """Ranks under the evidence ceiling: what a linear reader of all evidence reaches, weights from validation [n]."""
     fitted = np.stack([evidence_features(context) for context in toolbox.contexts(validation)])

@@ -29,9 +29,7 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.1 reads 3e-5 as a string, for want of a dot; a learning rate is a number here."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789")
-)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789"))
 
 
 def parse_value(text: str) -> Any:
@@ -51,9 +49,7 @@ def parse_value(text: str) -> Any:
 def profile_names() -> list[str]:
     """Names of the profiles that ship with the package, sorted."""
     return sorted(
-        entry.name.removesuffix(".yaml")
-        for entry in files(__name__).iterdir()
-        if entry.name.endswith(".yaml")
+        entry.name.removesuffix(".yaml") for entry in files(__name__).iterdir() if entry.name.endswith(".yaml")
     )
 
 
@@ -105,9 +101,7 @@ def _lay_over(profile: dict[str, Any], changes: Mapping[str, Any], name: str, pr
         if isinstance(profile[section], dict) and isinstance(nested, Mapping):
             _lay_over(profile[section], nested, name, f"{prefix}{section}.")
         elif rest:
-            raise UserError(
-                f"Profile {name!r} has no setting {prefix + dotted!r}; {prefix + section!r} is a value."
-            )
+            raise UserError(f"Profile {name!r} has no setting {prefix + dotted!r}; {prefix + section!r} is a value.")
         else:
             profile[section] = _typed(prefix + section, profile[section], value)
 

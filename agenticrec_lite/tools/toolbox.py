@@ -29,6 +29,7 @@ class Toolbox:
         popularity, itemknn, sasrec: The fitted recommenders; baselines use the same objects.
         latest: Last item of each fitted user [U], in the order of `itemknn.taken`.
         neighbours: How many neighbours a collaborative tool names.
+        vote_weight: Of the neighbours' votes beside SASRec's score.
     """
 
     cards: list[ItemCard]
@@ -37,6 +38,7 @@ class Toolbox:
     sasrec: SASRec
     latest: list[int]
     neighbours: int = 3
+    vote_weight: float = VOTES
 
     @classmethod
     def fit(cls, log: InteractionLog, rows: slice, seed: int = 0, neighbours: int = 3) -> "Toolbox":
@@ -128,7 +130,8 @@ class FittedCollaborative:
         """SASRec's score of the candidates plus, with less weight, the neighbours' votes; each standardised."""
         nearest, votes = self.votes()
         titles = [self.toolbox.cards[self.toolbox.latest[user]].title for user in nearest]
-        return Evidence(list(dict.fromkeys(titles)), standardise(self.wanted) + VOTES * standardise(votes))
+        scores = standardise(self.wanted) + self.toolbox.vote_weight * standardise(votes)
+        return Evidence(list(dict.fromkeys(titles)), scores)
 
     def similar_items(self, place: tuple[str, int] | None) -> Evidence:
         """Co-occurrence plus, with less weight, embedding similarity; to one item or to the whole history."""

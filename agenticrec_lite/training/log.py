@@ -110,7 +110,8 @@ def finish(experiment: "Experiment") -> dict:
     test, ranks = experiment.test, experiment.ranks
     users = evaluate.users_of(test)
     table = pd.DataFrame({"task_id": [task.task_id for task in test], "user": users})
-    experiment.run.write_ranks(table.assign(**{name: ranks[name] for name in METHODS if name in ranks}))
+    ordered = [name for name in METHODS if name in ranks] + [name for name in ranks if name not in METHODS]
+    experiment.run.write_ranks(table.assign(**{name: ranks[name] for name in ordered}))
     differences = {
         f"{a} - {b}": {m: paired_difference(ranks[a], ranks[b], users, m) for m in ("H@1", "N@10")}
         for a, b in COMPARED
