@@ -65,7 +65,7 @@ def _train(experiment: Experiment, variant: Variant, base: Path) -> None:
     """The stage that the variant does anew, after those that it takes over."""
     if variant.stage in ("ppr", "test"):
         take_over(experiment, _source(variant, base), "rta")
-    elif experiment.profile["warm_start"]["steps"]:
+    elif settings_of(read_config(base))["warm_start"]["steps"]:
         take_over(experiment, base, "warm_start")
     if variant.stage == "sft" and not experiment.run.done("sft"):
         fine_tune(experiment, "sft", corrected)
