@@ -1,6 +1,6 @@
 """Puts finished runs where the course finds them: `python .ci/ship.py runs/a runs/b ...` -> data/results.
 
-Without trajectories, which hold text of the dataset, and with adapters for the first run only, if that is no variant.
+Without trajectories, which hold text of the dataset; with the adapters of both stages, of runs that are no variants.
 """
 
 import shutil
@@ -14,7 +14,7 @@ FILES = ("config.yaml", "metrics.csv", "ranks.csv", "result.json", "state.json")
 ADAPTERS = ("adapter_config.json", "adapter_model.safetensors")
 
 
-def ship(run: Path, with_adapters: bool) -> Path:
+def ship(run: Path) -> Path:
     """Copy one run; what was shipped of this seed before is replaced."""
     config = read_config(run)
     read_result(run)
@@ -25,7 +25,7 @@ def ship(run: Path, with_adapters: bool) -> Path:
     place.mkdir(parents=True)
     for name in FILES if not variant else (name for name in FILES if name != "state.json"):
         shutil.copyfile(run / name, place / name)
-    for stage in ("rta", "ppr") if with_adapters and not variant else ():
+    for stage in () if variant else ("rta", "ppr"):
         (place / "checkpoints" / stage).mkdir(parents=True)
         for name in ADAPTERS:
             shutil.copyfile(run / "checkpoints" / stage / name, place / "checkpoints" / stage / name)
@@ -33,5 +33,5 @@ def ship(run: Path, with_adapters: bool) -> Path:
 
 
 if __name__ == "__main__":
-    for number, run in enumerate(sys.argv[1:]):
-        print(ship(Path(run), with_adapters=number == 0))
+    for run in sys.argv[1:]:
+        print(ship(Path(run)))

@@ -11,7 +11,7 @@ from agenticrec_lite.runs import open_run, read_config, read_result, settings_of
 from agenticrec_lite.training.pipeline import Experiment
 
 RESULTS = Path(__file__).parents[2] / "data" / "results"
-SHIPPED = RESULTS / "nano-ml-100k" / "seed-0"  # with adapters; its neighbours are other seeds, without
+SHIPPED = RESULTS / "nano-ml-100k" / "seed-0"  # its neighbours are other seeds
 
 
 def borrow(run_dir: str | Path = SHIPPED) -> Experiment:
