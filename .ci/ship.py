@@ -7,7 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from agenticrec_lite.runs import read_config, read_result
+from agenticrec_lite.runs import read_config, read_ranks
 from agenticrec_lite.training.shipped import RESULTS
 
 FILES = ("config.yaml", "metrics.csv", "ranks.csv", "result.json", "state.json")
@@ -17,7 +17,7 @@ ADAPTERS = ("adapter_config.json", "adapter_model.safetensors")
 def ship(run: Path) -> Path:
     """Copy one run; what was shipped of this seed before is replaced."""
     config = read_config(run)
-    read_result(run)
+    read_ranks(run)  # it has finished
     place = RESULTS / f"{config['profile']}-{config['dataset']}" / f"seed-{config['seed']}"
     if variant := config.get("variant"):
         place = RESULTS / "studies" / place.parent.name / variant / place.name
