@@ -263,10 +263,13 @@ def test_a_variant_goes_all_the_way_and_is_not_run_again(name, settings, base, t
 
 
 @pytest.mark.all
-def test_a_policy_of_another_dataset_is_tested_and_one_that_is_not_there_said(base, tmp_path):
-    here, there = tmp_path / "nano-ml-100k/seed-0", tmp_path / "nano-toystore/seed-0"
+def test_a_policy_of_another_dataset_is_tested_and_one_that_is_not_there_said(base, tmp_path, monkeypatch):
+    here, there = tmp_path / "nano-toystore/seed-0", tmp_path / "nano-other/seed-0"
     shutil.copytree(base, here)
-    with pytest.raises(UserError, match="nano-toystore/seed-0 holds no adapter"):
+    with pytest.raises(UserError, match="is itself on toystore"):
+        play("transfer", here, tmp_path / "a")
+    monkeypatch.setitem(VARIANTS, "transfer", replace(VARIANTS["transfer"], trained_on="other"))
+    with pytest.raises(UserError, match="nano-other/seed-0 holds no adapter"):
         play("transfer", here, tmp_path / "a")
     shutil.copytree(base, there)
     assert list(play("transfer", here, tmp_path / "b")["metrics"]) == ["rta"]
