@@ -60,8 +60,9 @@ class Gradients(TrainerCallback):
         self.rows: list[torch.Tensor] = []
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **_) -> None:
-        none = torch.zeros  # a step whose groups were all dropped has no gradient
-        self.rows.append(torch.cat([none(p.numel()) if p.grad is None else p.grad.flatten() for p in trained(model)]))
+        # a step whose groups were all dropped has none
+        found = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained(model)]
+        self.rows.append(torch.cat([gradient.flatten() for gradient in found]))
 
 
 def trained(model) -> list[torch.nn.Parameter]:

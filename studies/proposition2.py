@@ -13,13 +13,12 @@ import numpy as np
 
 from agenticrec_lite.data.tasks import RankingTask
 from agenticrec_lite.runs import read_config, settings_of
-from agenticrec_lite.runs.files import read_json
 from agenticrec_lite.training import pipeline
 from agenticrec_lite.training.mining import HardNegative, mine_hard_negatives
 from agenticrec_lite.training.pairs import ask, deltas, four_questions, letter_log_odds, mean_interval
 from agenticrec_lite.training.pipeline import Experiment
 from studies import tables
-from studies.run import take_over
+from studies.run import mined_by, take_over
 
 TASKS, PAIRS, EVERY = 320, 80, 4  # fresh training tasks that are mined, the most pairs kept, steps between two looks
 TEXT = """PPR from the policy after stage 1. Pairs of fresh tasks, each asked in both directions and both orders by the
@@ -78,12 +77,11 @@ def measure(base: Path) -> dict:
         )
         with experiment.run:
             take_over(experiment, base, "rta")
-            experiment.run.mark("mining", read_json(base / "state.json")["mining"])
             fresh = fresh_tasks(experiment)
             played = experiment.play(fresh, experiment.early_toolbox.contexts(fresh), title="fresh tasks")
             looks = Looks(experiment, mine_hard_negatives(played, fresh, experiment.seed)[:PAIRS])
             looks([])
-            pipeline.train_ppr(experiment, pipeline.mine(experiment), watch=looks)
+            pipeline.train_ppr(experiment, mined_by(experiment, base), watch=looks)
     title = f"Proposition 2 along stage 2: {config['profile']} on {config['dataset']}, seed {config['seed']}"
     return {"title": title, "text": " ".join(TEXT.split()), "rows": looks.rows()}
 

@@ -105,11 +105,17 @@ def take_over(experiment: Experiment, base: Path, stage: str) -> None:
     experiment.run.mark(stage)
 
 
+def mined_by(experiment: Experiment, base: Path) -> list[HardNegative]:
+    """What the base run has mined."""
+    if not experiment.run.done("mining"):
+        experiment.run.mark("mining", read_json(base / "state.json")["mining"])
+    return pipeline.mine(experiment)
+
+
 def _pairs(experiment: Experiment, variant: Variant, base: Path) -> list[HardNegative]:
     """Pairs mined with the policy of stage 1 (the base run's, if that is its), with the variant's negatives."""
-    if variant.stage == "ppr" and not experiment.run.done("mining"):
-        experiment.run.mark("mining", read_json(base / "state.json")["mining"])
-    mined, rng = pipeline.mine(experiment), np.random.default_rng((experiment.seed, 9))
+    mined = mined_by(experiment, base) if variant.stage == "ppr" else pipeline.mine(experiment)
+    rng = np.random.default_rng((experiment.seed, 9))
     if variant.negative is None:
         return mined
     return [replace(pair, negative=variant.negative(pair, rng)) for pair in mined]

@@ -1,8 +1,8 @@
 """A language model that ranks without tools and without training: `python -m studies.zero_shot BASE OUT.json [TASKS]`.
 
 SmolLM2-135M-Instruct reads the titles of the history and of the candidates, and writes a list of numbers: list-wise
-zero-shot ranking, as of Hou et al., ECIR 2024. Left free it seldom writes a list of ten, so that it is also held to the
-format: at each place the likeliest number that is left. On the first test tasks of a finished run, beside its figures.
+zero-shot ranking, as of Hou et al., ECIR 2024. It is held to the format, which a model of this size does not keep by
+itself: at each place the likeliest number that is left. On the first test tasks of a finished run, beside its figures.
 """
 
 import sys
