@@ -9,6 +9,7 @@ import numpy as np
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.runs import read_config, settings_of
 from agenticrec_lite.runs.files import read_json
+from agenticrec_lite.tools.toolbox import Toolbox
 from agenticrec_lite.training import pipeline
 from agenticrec_lite.training.checkpoint import check_adapter
 from agenticrec_lite.training.log import finish
@@ -19,6 +20,7 @@ from studies.changes import out_of_order
 from studies.sft import corrected
 from studies.variants import VARIANTS, Variant
 
+FITTED: dict[tuple, Toolbox] = {}  # by data, seed, neighbours and part
 SUPERVISED = {"warm_start.micro_batch": 16, "warm_start.learning_rate": 1e-3}
 
 
@@ -47,6 +49,7 @@ def play(name: str, base: Path, out: Path, settings: dict | None = None) -> dict
     with experiment.run, out_of_order(variant.broken):
         if "differences" in experiment.run.result:
             return experiment.run.result
+        share_recommenders(experiment)
         if variant.prepare:
             variant.prepare(experiment)
         _train(experiment, variant, base)
@@ -54,6 +57,19 @@ def play(name: str, base: Path, out: Path, settings: dict | None = None) -> dict
         about = {"name": name, "question": variant.question, "method": method(variant), "against": variant.against}
         experiment.run.write_result(variant=about | {"paired": variant.paired})
         return finish(experiment)
+
+
+def share_recommenders(experiment: Experiment) -> None:
+    """Variants of one run that a process plays one after another fit the tools' recommenders once."""
+    fit, neighbours = experiment._fit, experiment.profile["agent"]["neighbours"]
+    same = (experiment.log.name, experiment.log.fingerprint(), experiment.seed, neighbours)
+
+    def fit_once(part: str) -> Toolbox:
+        if (*same, part) not in FITTED:
+            FITTED[*same, part] = fit(part)
+        return FITTED[*same, part]
+
+    experiment._fit = fit_once
 
 
 def method(variant: Variant) -> str:

@@ -22,7 +22,7 @@ from agenticrec_lite.tools import call_tool
 from agenticrec_lite.training.mining import HardNegative
 from agenticrec_lite.training.nano.teacher import play as play_script
 from studies import changes, evidence, proposition1, proposition2, remaining, sft, tables
-from studies.run import play
+from studies.run import play, share_recommenders
 from studies.variants import TIERS, VARIANTS, any_negative, hardest_negative
 
 
@@ -96,6 +96,18 @@ def test_more_candidates():
     changes.candidates(50)(experiment)
     assert "test" not in vars(experiment)  # drawn anew when asked for
     assert all(len(set(task.candidates)) == 50 for task in experiment.tasks("test", 5))
+
+
+def test_recommenders_are_fitted_once_and_stay_what_they_were(monkeypatch):
+    monkeypatch.setattr("studies.run.FITTED", {})
+    fits, made = [], [SomeExperiment() for _ in range(3)]
+    for number, experiment in enumerate(made):
+        experiment.profile, experiment.seed = {"agent": {"neighbours": 3}}, number // 2  # the third has another seed
+        experiment._fit = lambda part, n=number: fits.append((n, part)) or object()
+        share_recommenders(experiment)
+    first, second, other = ([each._fit(part) for part in ("train", "train_early")] for each in made)
+    assert fits == [(0, "train"), (0, "train_early"), (2, "train"), (2, "train_early")]
+    assert first == second and first[0] is not first[1] and other[0] is not first[0]
 
 
 def test_negatives():
