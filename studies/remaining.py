@@ -23,9 +23,12 @@ ELSEWHERE = {  # is played on one dataset, or on the other only
     "asks-longer": "ml-100k", "asks-gru4rec": "ml-100k", "asks-catalogue": "ml-100k",
     "asks-catalogue-only": "toystore", "asks-weighed": "toystore",
 }  # fmt: skip
+WIDTHS = {64: 0.4, 256: 3.0}  # of nano, which has 128, and how many times as long their pre-training takes
+PRETRAINED = 60.0  # minutes that nano's pre-training took, on two cores
 TEXT = (
     "Estimated from the median seconds of the same stages of the base runs, each on one core beside another; a variant "
-    "that calls more tools, ranks more candidates or halves its steps takes accordingly more or less."
+    "that calls more tools or ranks more candidates takes accordingly more. Other widths of nano are for the most part "
+    "pre-training (an hour on two cores for nano's own 128)."
 )
 
 
@@ -39,9 +42,18 @@ def missing(found: Mapping[tuple[str, str], dict], profile: str = "nano") -> Ite
 
 
 def minutes(variant: Variant, plain: Sequence[Path]) -> float:
-    """Of one seed, by the base runs."""
+    """Of one seed, by the base runs; exploratory variants take half of the steps."""
     seconds = [read_result(run)["seconds"] for run in plain]
-    return sum(np.median([each[stage] for each in seconds]) for stage in STAGES[variant.stage]) / 60
+    share = {"rta": 0.5} if variant.against == "half" else {}
+    return sum(share.get(stage, 1) * np.median([run[stage] for run in seconds]) for stage in STAGES[variant.stage]) / 60
+
+
+def widths(plain: Sequence[Path]) -> Iterator[dict]:
+    """Rows of nano's other widths, which have to be pre-trained first."""
+    for width, times in WIDTHS.items():
+        cost = times * PRETRAINED + minutes(VARIANTS["half"], plain)
+        yield {"dataset": "ml-100k", "variant": f"width-{width}", "question": f"nano {width} wide, as `half`",
+               "seeds not run": 1, "estimated minutes": float(cost)}  # fmt: skip
 
 
 if __name__ == "__main__":
@@ -50,5 +62,5 @@ if __name__ == "__main__":
         {"dataset": dataset, "variant": name, "question": VARIANTS[name].question, "seeds not run": left,
          "estimated minutes": float(left * minutes(VARIANTS[name], results[dataset, "nano"][""]))}
         for dataset, name, left in missing(results)
-    ]  # fmt: skip
+    ] + list(widths(results["ml-100k", "nano"][""]))  # fmt: skip
     tables.write(Path(sys.argv[2]), {"title": "Not run", "text": TEXT, "rows": rows})

@@ -315,10 +315,14 @@ def test_tables_of_studies_are_in_the_report_and_what_was_not_run_has_a_cost(res
     left = {(dataset, name): n for dataset, name, n in remaining.missing(played)}
     assert left["ml-100k", "leak"] == 2 and left["ml-100k", "std"] == 3 and ("ml-100k", "half") not in left
     assert left["toystore", "sft"] == 3 and ("toystore", "std") not in left and left["ml-100k", "group-2"] == 1
-    seconds = {"ppr": 90.0, "evaluate_ppr": 30.0}
+    seconds = {"recommenders": 60.0, "rta": 240.0, "evaluate_rta": 60.0, "ppr": 90.0, "evaluate_ppr": 30.0}
     (tmp_path / "run").mkdir()
     (tmp_path / "run/result.json").write_text(json.dumps({"seconds": seconds}))
     assert remaining.minutes(VARIANTS["hardest"], [tmp_path / "run"]) == pytest.approx(2.0)
+    assert remaining.minutes(VARIANTS["leak"], [tmp_path / "run"]) == pytest.approx(6.0)
+    assert remaining.minutes(VARIANTS["group-2"], [tmp_path / "run"]) == pytest.approx(4.0)  # half of the steps
+    narrow, wide = (row["estimated minutes"] for row in remaining.widths([tmp_path / "run"]))
+    assert 4 < narrow < wide
 
 
 def test_a_negative_reward_is_not_made_smaller_by_taking_the_bonus_away():
