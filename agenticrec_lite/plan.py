@@ -26,6 +26,10 @@ KEPT = {"float32": (11, 16, 17, 35, 9), "half on a CPU": (28, 8, 15, 17, 5), "ha
 # As much again, of the above: gradients on the way, and what the allocator cannot use at once. In nano's (fp32) small
 # tensors that is more. Runs of the same work differ by a tenth either way.
 BACKWARD = {"float32": 0.85, "bfloat16": 0.5, "float16": 0.5}
+# Of what a layer keeps: what a CPU's heap loses, in fp32 with checkpointing, to gaps between what stays and what goes.
+# Measured at 5 layers (nothing) and at 30; a line between. Blocks of MAPPED bytes and more leave none. (Nor do others
+# with MALLOC_MMAP_THRESHOLD_=1048576: smol then grew by 2.3 GB and not 4.2, for a sixth more CPU time.)
+GAPS, MAPPED = 0.55, 2**25
 HEAD = 5  # copies of a chunk of logits in fp32: scaled, log-softmax, softmax, their product, and the gradient
 AROUND = {True: 0.6e9, False: 0.18e9}  # libraries at their first use, on a GPU and on a CPU
 LOADED = 2.5  # bytes a parameter that stay in a CPU's memory of the file that weights came from
@@ -36,9 +40,9 @@ CPU_ENOUGH = 5e8  # parameters that a CPU may still train
 class Pace:
     """The throughput model: what a trajectory is like, and tokens a second.
 
-    nano's was measured on one core; smol's is extrapolated from one core that was not alone. For the GPUs it is a
-    third of the peak arithmetic, at six operations a parameter and token, and a decoding step of one millisecond a
-    layer; nothing of it was measured.
+    nano's was measured on one core; smol's on two without bf16, in `benchmarks.bench`. For the GPUs it is a third of
+    the peak arithmetic, at six operations a parameter and token, and a decoding step of one millisecond a layer;
+    nothing of it was measured.
 
     Attributes:
         completion, written: Tokens of a trajectory after its prompt, and those of them that the policy writes.
@@ -52,7 +56,7 @@ class Pace:
 
 
 PACES = {
-    "nano": Pace(200, 70, 4300, 1600), "smol": Pace(320, 130, 200, 130), "t4": Pace(1000, 400, 1000, 250),
+    "nano": Pace(200, 70, 4300, 1600), "smol": Pace(320, 130, 100, 30), "t4": Pace(1000, 400, 1000, 250),
     "consumer24": Pace(1200, 500, 1800, 220), "paper": Pace(2500, 1200, 20_000, 8000),
 }  # fmt: skip
 
@@ -179,6 +183,9 @@ def activations(shape: Architecture, policy: Mapping, gpu: bool, own: int, seen:
     layer = own * a_token + seen * context * values
     if not policy["gradient_checkpointing"]:
         return shape.num_hidden_layers * layer
+    if full and not gpu:
+        small = min(1, MAPPED / (4 * own * shape.intermediate_size))
+        layer *= 1 + small * GAPS * max(0, shape.num_hidden_layers - 5)
     width = DTYPES[policy["dtype"]].itemsize
     return layer + shape.num_hidden_layers * width * (own * shape.hidden_size + seen * values)
 
