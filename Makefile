@@ -30,6 +30,9 @@ SET ?=
 STUDIES ?= first
 RUNS ?= $(wildcard runs/reproduce-$(DATASET)-$(PROFILE)/seed-*)
 
+# Tests run in two processes, a file in one of them; each computes with one thread.
+TWO := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
+
 SHELL := /bin/bash
 
 .PHONY: demo reproduce studies exercises fetch test test-all test-long test-oldest audit bench notebooks lint install clean
@@ -65,10 +68,10 @@ test-all: EXECUTED := $(wildcard notebooks/*.ipynb)
 test-all: lint test-oldest
 test test-all: lint fetch
 	rm -f runs/faults.json
-	$(PY) -m pytest -m "$(MARKS)" tests
+	$(TWO) -m "$(MARKS)" tests
 	scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT; mkdir $$scratch/notebooks; cp $(EXECUTED) $$scratch/notebooks; \
 	AGENTICREC_BUDGET=short PYTHONPATH="$(CURDIR)/tests/offline" HF_HUB_OFFLINE=1 \
-	$(PY) -m pytest --nbval-lax --nbval-current-env $$scratch/notebooks
+	$(TWO) --nbval-lax --nbval-current-env $$scratch/notebooks
 
 # The parts that compute with arrays and tables, once more with the oldest numpy and pandas.
 test-oldest: $(OLDEST_STAMP) fetch

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 # Nothing beyond loopback, here and in what tests start; data is brought by `make fetch`, which goes first.
 OFFLINE = Path(__file__).parent / "offline"
@@ -72,9 +73,11 @@ def pytest_runtest_makereport(item, call):
 
 
 def pytest_sessionfinish():
-    """Write them, beside those of the other pytest runs of the same `make test-all`."""
-    if faults:
+    """Write them, beside those of the other pytest processes of the same `make test-all`."""
+    if not faults:
+        return
+    FAULTS.parent.mkdir(exist_ok=True)
+    with FileLock(f"{FAULTS}.lock"):
         there = json.loads(FAULTS.read_text(encoding="utf-8")) if FAULTS.exists() else []
         found = {(row["fault"], row["where"]): row for row in there} | faults
-        FAULTS.parent.mkdir(exist_ok=True)
         FAULTS.write_text(json.dumps(list(found.values()), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
