@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from agenticrec_lite.data import amazon, build_tasks, from_frames, load_dataset, temporal_split
@@ -213,6 +213,8 @@ def test_core_window_and_duplicates_as_by_their_definitions(tmp_path, drawn, k, 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(min_size=1, max_size=20), st.text(max_size=40), st.text(max_size=20), st.binary(max_size=60))
+@example("\r", "", "", b"").via("an id of spaces only")
+@example("\u2003\x1f", "", "", b"").via("and of others than SQL knows")
 def test_any_text_survives_and_any_noise_is_counted(tmp_path, user, title, name, noise):
     noise = noise.replace(b"\n", b"").replace(b"\r", b"") or b"?"
     reviews, items = tmp_path / "r.jsonl", tmp_path / "meta.jsonl"
@@ -220,7 +222,8 @@ def test_any_text_survives_and_any_noise_is_counted(tmp_path, user, title, name,
     reviews.write_bytes(review(user).encode() + b"\nx" + noise + b"\n" + review("u2").encode())
     items.write_bytes(item(title=title + "!", categories=["All", name + "!"]).encode() + b"\nx" + noise + b"\n")
     log = read_amazon(reviews, items, "mine")
-    assert set(log.user_ids) == {user, "u2"} and log.reading["broken line"] >= 1
+    assert set(log.user_ids) == {"u2"} | ({user} if user.strip() else set()) and log.reading["broken line"] >= 1
+    assert log.reading["no user or item"] == (not user.strip())
     assert log.items["title"][0] == (title + "!").strip(" ") and log.items["categories"][0] == (name + "!",)
 
 

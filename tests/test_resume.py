@@ -80,6 +80,7 @@ def run_small(folder) -> None:
 
 def run_small_by_command(folder) -> None:
     """The same, as `agenticrec run`; what it says to the user is in a file beside the folder."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
     tell_stages(folder)
     sys.stderr = open(f"{folder}.stderr", "w")
     changes = [f"{section}.{key}={value}" for section, settings in SMALL.items() for key, value in settings.items()]

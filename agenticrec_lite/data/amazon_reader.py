@@ -29,6 +29,7 @@ REVIEW_LINES = """
         coalesce(user_id, parent_asin, rating, timestamp) IS NULL AS broken
     FROM read_json($path, format = 'newline_delimited', ignore_errors = true, compression = $compression,
         columns = {user_id: 'VARCHAR', parent_asin: 'VARCHAR', rating: 'VARCHAR', timestamp: 'VARCHAR'})"""
+BLANK = "[" + "".join(rf"\x{{{n:x}}}" for n in range(0x3001) if chr(n).isspace()) + "]*"  # space, as Python sees it
 CSV_COLUMNS = ["user_id", "parent_asin", "rating", "timestamp"]  # and perhaps history
 # One field a line, cut here, so that no line is left out uncounted.
 CSV_LINES = """
@@ -47,7 +48,8 @@ REVIEWS = """
         hash(user_id) AS u, hash(item_id) AS i, if(stars BETWEEN 1 AND 5, stars, NULL)::FLOAT AS stars,
         abs(number) < $latest_second AS in_seconds,
         try_cast(floor(if(in_seconds, number, number / 1000)) AS BIGINT) AS second,
-        CASE WHEN broken THEN 1 WHEN coalesce(user_id, '') = '' OR coalesce(item_id, '') = '' THEN 2
+        CASE WHEN broken THEN 1
+            WHEN coalesce(regexp_full_match(user_id, $blank) OR regexp_full_match(item_id, $blank), TRUE) THEN 2
             WHEN coalesce(second, 0) < 1 THEN 3 WHEN second > $now THEN 4 ELSE 0 END AS fault,
         fault = 0 AND second >= $start AND second < $stop AS inside,
         if(inside, user_id, NULL) AS user_id, if(inside, item_id, NULL) AS item_id
@@ -93,7 +95,7 @@ def read_reviews(path: Path | str, window: tuple[str, str] | None = None, k_core
         csv = ".csv" in path.suffixes
         if csv:
             _check_columns(path)
-        values = {"start": start, "stop": stop, "now": time.time(), "latest_second": LATEST_SECOND}
+        values = {"start": start, "stop": stop, "now": time.time(), "latest_second": LATEST_SECOND, "blank": BLANK}
         database.execute(REVIEWS.format(lines=CSV_LINES if csv else REVIEW_LINES), values | _source(path))
         faults = dict(database.execute("SELECT fault, count(*) FROM reviews GROUP BY fault").fetchall())
         if csv:
