@@ -20,8 +20,10 @@ from agenticrec_lite.evaluation.metrics import paired_difference, summarize
 from agenticrec_lite.policy import Policy, load_policy
 from agenticrec_lite.profiles import load_profile
 from agenticrec_lite.runs import read_ranks
+from agenticrec_lite.runs.files import read_json, write_json
 from agenticrec_lite.tools import TaskContext
 from agenticrec_lite.tools.text import escape
+from agenticrec_lite.training.pipeline import Experiment
 from agenticrec_lite.training.shipped import borrow
 from studies import tables
 
@@ -88,13 +90,24 @@ def rank(policy: Policy, context: TaskContext) -> list[int]:
     return answer
 
 
-def measure(base: Path, n: int) -> dict:
-    experiment = borrow(base)
-    tasks, contexts = experiment.test[:n], experiment.test_contexts[:n]
+def answer_all(experiment: Experiment, n: int, unfinished: Path) -> list[list[int]]:
+    """The model's answers to the first n test tasks; what an interrupted call has left in `unfinished` is taken."""
+    known = read_json(unfinished) if unfinished.exists() else {}
     smol = load_profile("smol")["policy"] | {"quantize": "none", "dtype": "float32", "gradient_checkpointing": False}
     policy = load_policy(smol, trainable=False)
     policy.model.eval()
-    answers = [rank(policy, context) for context in tqdm(contexts, desc="zero-shot", unit="task")]
+    keys = [f"{experiment.log.name} {experiment.seed} {task.task_id}" for task in experiment.test[:n]]
+    pairs = zip(keys, experiment.test_contexts[:n], strict=True)
+    for key, context in tqdm(list(pairs), desc="zero-shot", unit="task"):
+        if key not in known:
+            known[key] = rank(policy, context)
+            write_json(unfinished, known)
+    return [known[key] for key in keys]
+
+
+def table(base: Path, experiment: Experiment, answers: Sequence[list[int]]) -> dict:
+    """The model's figures on these tasks beside those of the run."""
+    tasks = experiment.test[: len(answers)]
     places = [[*answer, *{task.positive}.difference(answer)].index(task.positive) + 1
               for answer, task in zip(answers, tasks, strict=True)]  # fmt: skip
     ranks = np.where(np.array(places) > TOP, np.inf, places)
@@ -117,5 +130,7 @@ def measure(base: Path, n: int) -> dict:
 
 
 if __name__ == "__main__":
-    how_many = int(sys.argv[3]) if len(sys.argv) > 3 else TASKS
-    tables.write(Path(sys.argv[2]), measure(Path(sys.argv[1]), how_many))
+    base, out, how_many = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else TASKS
+    experiment, unfinished = borrow(base), out.with_suffix(".unfinished")
+    tables.write(out, table(base, experiment, answer_all(experiment, how_many, unfinished)))
+    unfinished.unlink()

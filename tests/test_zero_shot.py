@@ -9,7 +9,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from agenticrec_lite.agent.protocol import TOP
 from agenticrec_lite.policy import Policy
-from studies.zero_shot import Numbers, rank
+from studies import zero_shot
+from studies.zero_shot import Numbers, answer_all, rank
 
 LETTERS = "0123456789, []"
 
@@ -62,3 +63,25 @@ def test_a_list_holds_ten_different_numbers(policy):
     titles = [SimpleNamespace(title=f"item {i}") for i in range(20)]
     answer = rank(policy, SimpleNamespace(history=titles[:3], candidates=titles))
     assert len(set(answer)) == TOP == len(answer) and set(answer) <= set(range(1, 21))
+
+
+def test_an_interrupted_study_goes_on_where_it_stopped(policy, tmp_path, monkeypatch):
+    asked, unfinished = [], tmp_path / "out.unfinished"
+
+    def answer(_, context):
+        if context == 2 and asked.count(2) == 0:
+            asked.append(2)
+            raise KeyboardInterrupt
+        asked.append(context)
+        return [context]
+
+    monkeypatch.setattr(zero_shot, "load_policy", lambda *_, **__: policy)
+    monkeypatch.setattr(zero_shot, "rank", answer)
+    tasks = [SimpleNamespace(task_id=f"test-{i}") for i in range(6)]
+    experiment = SimpleNamespace(log=SimpleNamespace(name="some"), seed=1, test=tasks, test_contexts=list(range(6)))
+    with pytest.raises(KeyboardInterrupt):
+        answer_all(experiment, 4, unfinished)
+    assert answer_all(experiment, 4, unfinished) == [[0], [1], [2], [3]]
+    assert asked == [0, 1, 2, 2, 3]
+    experiment.seed = 2  # other tasks of the same names
+    assert answer_all(experiment, 1, unfinished) == [[0]] and asked[-1] == 0
