@@ -96,13 +96,22 @@ def _train(experiment: Experiment, variant: Variant, base: Path) -> None:
 
 
 def _source(variant: Variant, base: Path) -> Path:
-    """The run whose policy is taken: the base, or the same seed's on another dataset, in a folder beside it."""
+    """The run whose policy is taken: the base, or the same seed's on another dataset.
+
+    That is in a folder whose name differs in the dataset alone: runs/nano-ml-100k/seed-0, runs/nano-toystore/seed-0.
+    """
     config = read_config(base)
     if not variant.trained_on:
         return base
     if config["dataset"] == variant.trained_on:
         raise UserError(f"{base} is itself on {variant.trained_on}; transfer needs a base run on another dataset.")
-    return base.parent.with_name(f"{config['profile']}-{variant.trained_on}") / base.name
+    there = base.resolve().parent
+    if config["dataset"] not in there.name:
+        raise UserError(
+            f"{base} does not say in its folder's name that it is on {config['dataset']}, so that the run on "
+            f"{variant.trained_on} cannot be found beside it."
+        )
+    return there.with_name(there.name.replace(config["dataset"], variant.trained_on)) / base.name
 
 
 def take_over(experiment: Experiment, base: Path, stage: str) -> None:

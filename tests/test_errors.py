@@ -469,6 +469,7 @@ CASES: list[tuple[str, Callable, tuple[str, ...] | None]] = [
     ("A report needs ...", no_report, None),
     ("There is no finished run at or below ...", nothing, ("report", "{tmp}")),
     ("... not only in their seed ...", two_runs, ("report", "{tmp}/own0", "{tmp}/own1")),
+    ("... hold the same seed ...", two_runs, ("report", "{tmp}/own0", "{tmp}/own0")),
     ("The paper has no figures of ...", paper_figures, None),
     ("The memory does not suffice ...", no_memory, None),
     ("The last ... steps of ... moved nothing ...", not_finite, None),

@@ -47,6 +47,8 @@ def test_what_cannot_be_pooled_is_refused(folders, tmp_path):
     with open_run(tmp_path / "longer", {"seed": 2, "rta": {"steps": 60}}) as run:
         run.write_result(dataset="toy", profile="nano", seed=2)
         run.write_ranks(folders[0][1])
+    with pytest.raises(UserError, match="0 and .*0 hold the same seed"):
+        pool([folders[0][0], folders[1][0], folders[0][0]])
     with pytest.raises(UserError, match="differ in rta, not only in their seed"):
         pool([*(folder for folder, _ in folders), tmp_path / "longer"])
 

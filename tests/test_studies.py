@@ -281,6 +281,8 @@ def test_a_policy_of_another_dataset_is_tested_and_one_that_is_not_there_said(ba
     with pytest.raises(UserError, match="is itself on toystore"):
         play("transfer", here, tmp_path / "a")
     monkeypatch.setitem(VARIANTS, "transfer", replace(VARIANTS["transfer"], trained_on="other"))
+    with pytest.raises(UserError, match="base does not say in its folder's name that it is on toystore"):
+        play("transfer", base, tmp_path / "a")
     with pytest.raises(UserError, match="nano-other/seed-0 holds no adapter"):
         play("transfer", here, tmp_path / "a")
     shutil.copytree(base, there)
