@@ -62,12 +62,12 @@ def pool(folders: Sequence[str | Path]) -> dict:
 
 def _check_same(folders: Sequence[str | Path]) -> None:
     """Raises UserError if runs differ in more than their seed, or not even in that."""
-    settings = [{**read_config(folder), "seed": None} for folder in folders]
+    configs = [read_config(folder) for folder in folders]
+    settings, seeds = [{**config, "seed": None} for config in configs], [config["seed"] for config in configs]
     for folder, setting in zip(folders, settings, strict=True):
         if different := [name for name in setting | settings[0] if setting.get(name) != settings[0].get(name)]:
             told = ", ".join(different)
             raise UserError(f"{folder} and {folders[0]} differ in {told}, not only in their seed; report them apart.")
-    seeds = [read_config(folder)["seed"] for folder in folders]
     if twice := [str(folder) for folder, seed in zip(folders, seeds, strict=True) if seeds.count(seed) > 1]:
         raise UserError(f"{' and '.join(twice)} hold the same seed, whose tasks would count twice; report one of them.")
 

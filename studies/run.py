@@ -62,7 +62,7 @@ def play(name: str, base: Path, out: Path, settings: dict | None = None) -> dict
 def share_recommenders(experiment: Experiment) -> None:
     """Variants of one run that a process plays one after another fit the tools' recommenders once."""
     fit, neighbours = experiment._fit, experiment.profile["agent"]["neighbours"]
-    same = (experiment.log.name, experiment.log.fingerprint(), experiment.seed, neighbours)
+    same = (experiment.log.fingerprint(), experiment.seed, neighbours)
 
     def fit_once(part: str) -> Toolbox:
         if (*same, part) not in FITTED:
