@@ -1,5 +1,7 @@
 """The engine against the plain forward pass: same tokens, same log-probabilities, exact masks."""
 
+from os.path import commonprefix
+
 import numpy as np
 import pytest
 import torch
@@ -132,6 +134,22 @@ def test_batching_changes_nothing(tiny):
     alone, together = (rollout(model, chat, groups_of(chat, 4, 1), Sampling(0, 10, batch_rows=rows)) for rows in (1, 4))
     assert [t.completion_ids for t in alone] == [t.completion_ids for t in together]
     assert [t.group for t in alone] == [t.group for t in together] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("worlds", [[0, 1, 2], [0, 0]], ids=["different", "equal"])
+def test_what_prompts_begin_with_is_run_once(tiny, monkeypatch, worlds):
+    model, chat = tiny
+    groups, fed, forward = groups_of(chat), [], engine._Batch._forward
+    groups = [groups[i] for i in worlds]
+    monkeypatch.setattr(
+        engine._Batch, "_forward", lambda self, ids, *rest: (fed.append(tuple(ids.shape)), forward(self, ids, *rest))[1]
+    )
+    played = rollout(model, chat, groups, Sampling(1.0, 2), torch.Generator().manual_seed(1))
+    prompts = [group.prompt_ids for group in groups]
+    shared = min(len(commonprefix(prompts)), min(map(len, prompts)) - 1)
+    assert shared > 50 and fed[:2] == [(1, shared), (len(worlds), max(map(len, prompts)) - shared)]
+    for trajectory in played:
+        assert torch.allclose(plain_logprobs(model, trajectory), torch.tensor(trajectory.logprobs), atol=1e-4)
 
 
 class Patient(RankingEnvironment):

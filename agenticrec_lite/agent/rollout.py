@@ -1,4 +1,4 @@
-"""The batched rollout engine: every prompt prefilled once a group, the KV cache kept across turns.
+"""The batched rollout engine: every prompt prefilled once a group, what all begin with once; the KV cache kept.
 
 The cache (agent/cache.py) gives every row its own length, so that ragged batches are exact.
 """
@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from os.path import commonprefix
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -75,9 +76,7 @@ class _Batch:
         self.trajectories += [
             Trajectory(group.task_id, first + g, e.question, group.prompt_ids) for g, group, e in copies
         ]
-        cache = SlotCache(self.decoder.config.num_hidden_layers)
-        empty = torch.zeros(len(groups), dtype=torch.long, device=self.device)
-        logits, lengths = self._feed([group.prompt_ids for group in groups], cache, empty)
+        cache, logits, lengths = self._prefill([group.prompt_ids for group in groups])
         prompts = torch.tensor([g for g, _, _ in copies], device=self.device)
         cache.select(prompts)
         logits, lengths = logits[prompts], lengths[prompts]
@@ -87,6 +86,16 @@ class _Batch:
         else:
             self.cache, self.logits, self.lengths = cache, logits, lengths
         self.rows += range(start, len(self.trajectories))
+
+    def _prefill(self, prompts: Sequence[Sequence[int]]):
+        """Run prompts into a new cache; what all of them begin with, such as the system prompt, is run once."""
+        cache = SlotCache(self.decoder.config.num_hidden_layers)
+        lengths = torch.zeros(len(prompts), dtype=torch.long, device=self.device)
+        shared = min(len(commonprefix(prompts)), min(map(len, prompts)) - 1) if len(prompts) > 1 else 0
+        if shared:
+            self._feed([prompts[0][:shared]], cache, lengths[:1])
+            cache.select(torch.zeros_like(lengths))
+        return cache, *self._feed([prompt[shared:] for prompt in prompts], cache, lengths + shared)
 
     def _feed(self, blocks: Sequence[Sequence[int]], cache: SlotCache, lengths: torch.Tensor):
         """Run a ragged block of tokens through the model; logits after each row's last token [B, V], new lengths."""
