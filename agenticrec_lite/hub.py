@@ -14,34 +14,32 @@ PUBLISHED = {"smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct", "nano": "dat
 CARD = Path(__file__).with_name("hub_card.md").read_text(encoding="utf-8")
 
 
-def export(run: str | Path, out: str | Path, stage: str | None = None, where: str | None = None) -> Path:
-    """Write a run's adapter with its model card into a folder, whole or not at all.
+def export(run: str | Path, out: str | Path, where: str | None = None) -> Path:
+    """Write the adapter of the last stage that a run has come to, with its model card, into a folder.
 
     Args:
         run: A run folder.
         out: The new folder.
-        stage: "ppr", "rta" or "warm_start"; by default the last that the run has come to.
         where: The name by which the card loads it; by default `out`'s last part.
 
     Raises:
-        UserError: The run has no adapter of that stage, or the folder cannot be written.
+        UserError: The run has no adapter, or the folder cannot be written.
     """
     run, out = Path(run), Path(out)
     config, result = read_config(run), read_result(run)
     found = [name for name in STAGES if (run / "checkpoints" / name / "adapter_model.safetensors").exists()]
-    stage = stage or next(iter(found), STAGES[0])
-    if stage not in found:
-        raise UserError(f"{run} has no adapter of the stage {stage!r}; train it first, with agenticrec run.")
+    if not found:
+        raise UserError(f"{run} has no adapter of any stage; train one first, with agenticrec run.")
     model = config["policy"]["id"]
     base = PUBLISHED.get(model, model)
-    adapter = run / "checkpoints" / stage
+    adapter = run / "checkpoints" / found[0]
     described = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     with replacing(out) as folder:
         folder.mkdir()
         shutil.copy(adapter / "adapter_model.safetensors", folder)
         text = json.dumps(described | {"base_model_name_or_path": base}, indent=2)
         (folder / "adapter_config.json").write_text(text, encoding="utf-8")
-        card = model_card(config, result, stage, base, where or out.name)
+        card = model_card(config, result, found[0], base, where or out.name)
         (folder / "README.md").write_text(card, encoding="utf-8")
     return out
 
@@ -83,7 +81,6 @@ def push(run: str | Path, repo: str, public: bool = False) -> str:
         UserError: The run has no adapter, or the hub does not take it.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = export(run, Path(scratch) / "adapter", where=repo)
@@ -91,7 +88,7 @@ def push(run: str | Path, repo: str, public: bool = False) -> str:
         try:
             address = api.create_repo(repo, private=not public, exist_ok=True)
             api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Adapter and card")
-        except (OSError, HfHubHTTPError, HFValidationError) as error:
+        except Exception as error:  # its client's errors have no common class, and change with its versions
             raise UserError(
                 f"The hub does not take {repo} ({first_line(error)}); log in with hf auth login, or check the name."
             ) from None

@@ -139,7 +139,8 @@ def plan(profile: Mapping, prompt: int | None = None, completion: int | None = N
     Args:
         profile: Resolved settings.
         prompt: Tokens of a prompt; by default those of ml-100k.
-        completion: Tokens of a trajectory after its prompt; by default the longest that the profile admits.
+        completion: Tokens of a trajectory after its prompt; by default the longest that goes on (a last turn may add
+            agent.max_turn_tokens).
 
     Returns:
         {"rollouts": {part: bytes}, "update": {part: bytes}}; the parts of each add up.

@@ -9,7 +9,7 @@ import pandas as pd
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.evaluation.metrics import ndcg, paired_difference, summarize
 from agenticrec_lite.paper import claims
-from agenticrec_lite.runs import read_config, read_metrics, read_ranks, read_result
+from agenticrec_lite.runs import read_config, read_metrics, read_ranks, read_result, replacing
 from agenticrec_lite.runs.files import read_json
 from agenticrec_lite.training.log import COMPARED, METHODS
 
@@ -193,7 +193,8 @@ def full_report(folders: Sequence[str | Path], out: str | Path | None = None) ->
             parts += ["## Seconds", table_text(costs(plain).reset_index(), 0)]
             metrics = {f"seed {read_result(run)['seed']}": read_metrics(run) for run in plain}
             if out is not None:
-                parts.append(f"![How training went]({_draw(metrics, Path(out), f'dynamics-{profile}-{dataset}.png')})")
+                name = f"dynamics-{profile}-{dataset}".replace("/", "-")  # of one's own data, a path
+                parts.append(f"![How training went]({_draw(metrics, Path(out, f'{name}.png'))})")
         if set(runs) - {""}:
             parts += ["## Variants", VARIANTS, table_text(ablations(runs).rename_axis("variant").reset_index())]
         for name in (name for name in runs if name and "ceiling" in read_result(runs[name][0])["metrics"]):
@@ -203,7 +204,8 @@ def full_report(folders: Sequence[str | Path], out: str | Path | None = None) ->
         parts += [f"# {table['title']}", table["text"], table_text(pd.DataFrame(table["rows"]))]
     text = "\n\n".join(parts) + "\n"
     if out is not None:
-        Path(out, "report.md").write_text(text, encoding="utf-8")
+        with replacing(Path(out, "report.md")) as fresh:
+            fresh.write_text(text, encoding="utf-8")
     return text
 
 
@@ -213,15 +215,15 @@ def tables(folders: Sequence[str | Path]) -> list[dict]:
     return [table for path in paths for table in read_json(path)["tables"]]
 
 
-def _draw(metrics: Mapping[str, pd.DataFrame], out: Path, name: str) -> str:
+def _draw(metrics: Mapping[str, pd.DataFrame], path: Path) -> str:
     """The figure of stage 1's dynamics; its file's name."""
     from agenticrec_lite.evaluation.figures import DYNAMICS, training_signals  # and matplotlib, where it is needed
 
-    out.mkdir(parents=True, exist_ok=True)
     columns = ["step", *DYNAMICS]  # what an older run did not log stays empty
     shown = {label: rows[rows["stage"] == "rta"].reindex(columns=columns) for label, rows in metrics.items()}
-    training_signals(shown, DYNAMICS).savefig(out / name)
-    return name
+    with replacing(path) as fresh:
+        training_signals(shown, DYNAMICS).savefig(fresh, format="png")
+    return path.name
 
 
 def table_text(table: pd.DataFrame, digits: int = 3) -> str:

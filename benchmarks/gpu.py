@@ -113,16 +113,19 @@ def measure(name: str) -> dict:
 
 
 def main(names: list[str]) -> None:
+    failed = []
     for name in names:
         done = subprocess.run([sys.executable, "-m", "benchmarks.gpu", "--one", name], capture_output=True, text=True)
         if done.returncode:
-            print(f"{name}: {done.stderr[-2000:]}")
+            failed.append(f"{name}: {done.stderr[-2000:]}")
             continue
         found = json.loads(done.stdout.splitlines()[-1])
         for phase, measured in found["measured"].items():
             gb = [found["estimated"][phase], *(measured[kind] + measured["other"] for kind in ("tensors", "reserved"))]
             told = "{:6.2f} GB estimated, measured {:6.2f} in tensors, {:6.2f} reserved".format(*(b / 1e9 for b in gb))
             print(f"{name:12} {phase:9} {told}, {found[f'{phase}_tokens_per_second']:8.0f} tokens/s", flush=True)
+    if failed:
+        sys.exit("\n".join(failed))
         print(json.dumps(found), flush=True)
 
 

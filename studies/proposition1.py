@@ -12,7 +12,6 @@ And what other estimators do to the direction: the cosine of their mean gradient
 rollouts; how far two sets of rollouts agree at all stands beside it.
 """
 
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -210,5 +209,9 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
 
 
+def main(run: str, out: str) -> None:
+    tables.write(Path(out), *measure(Path(run)))
+
+
 if __name__ == "__main__":
-    tables.write(Path(sys.argv[2]), *measure(Path(sys.argv[1])))
+    tables.command(main, "proposition1 RUN OUT.json")

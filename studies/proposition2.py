@@ -5,7 +5,6 @@ back, in both directions and both orders. Delta is the log-odds of the right ans
 score stood behind both questions, Delta would be the same in both directions.
 """
 
-import sys
 import tempfile
 from pathlib import Path
 
@@ -86,5 +85,9 @@ def measure(base: Path) -> dict:
     return {"title": title, "text": " ".join(TEXT.split()), "rows": looks.rows()}
 
 
+def main(run: str, out: str) -> None:
+    tables.write(Path(out), measure(Path(run)))
+
+
 if __name__ == "__main__":
-    tables.write(Path(sys.argv[2]), measure(Path(sys.argv[1])))
+    tables.command(main, "proposition2 RUN OUT.json")

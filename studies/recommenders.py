@@ -5,7 +5,6 @@ recommenders of `studies.evidence`. What a default is worth, and what would be b
 is not looked at.
 """
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -75,6 +74,10 @@ def measure(dataset: str, out: Path) -> None:
         tqdm.write(f"{dataset} {name} {told}: N@10 {row['N@10']:.4f}, {row['seconds']:.0f} s")
 
 
+def main(out: str, dataset: str, *more: str) -> None:
+    for given in (dataset, *more):
+        measure(given, Path(out))
+
+
 if __name__ == "__main__":
-    for given in sys.argv[2:]:
-        measure(given, Path(sys.argv[1]))
+    tables.command(main, "recommenders OUT.json DATASET ...")

@@ -1,6 +1,5 @@
 """What was not run, and what it would cost: `python -m studies.remaining RESULTS OUT.json`."""
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -56,11 +55,15 @@ def widths(plain: Sequence[Path]) -> Iterator[dict]:
                "seeds not run": 1, "estimated minutes": float(cost)}  # fmt: skip
 
 
-if __name__ == "__main__":
-    results = collect([sys.argv[1]])
+def main(folder: str, out: str) -> None:
+    results = collect([folder])
     rows = [
         {"dataset": dataset, "variant": name, "question": VARIANTS[name].question, "seeds not run": left,
          "estimated minutes": float(left * minutes(VARIANTS[name], results[dataset, "nano"][""]))}
         for dataset, name, left in missing(results)
     ] + list(widths(results["ml-100k", "nano"][""]))  # fmt: skip
-    tables.write(Path(sys.argv[2]), {"title": "Not run", "text": TEXT, "rows": rows})
+    tables.write(Path(out), {"title": "Not run", "text": TEXT, "rows": rows})
+
+
+if __name__ == "__main__":
+    tables.command(main, "remaining RESULTS OUT.json")

@@ -1,11 +1,10 @@
-"""A language model that ranks without tools and without training: `python -m studies.zero_shot BASE OUT.json [TASKS]`.
+"""A language model that ranks without tools and without training: `python -m studies.zero_shot BASE OUT.json`.
 
 SmolLM2-135M-Instruct reads the titles of the history and of the candidates, and writes a list of numbers: list-wise
 zero-shot ranking, as of Hou et al., ECIR 2024. It is held to the format, which a model of this size does not keep by
 itself: at each place the likeliest number that is left. On the first test tasks of a finished run, beside its figures.
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -129,8 +128,12 @@ def table(base: Path, experiment: Experiment, answers: Sequence[list[int]]) -> d
     return {"title": title, "text": text, "rows": rows}
 
 
-if __name__ == "__main__":
-    base, out, how_many = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else TASKS
-    experiment, unfinished = borrow(base), out.with_suffix(".unfinished")
-    tables.write(out, table(base, experiment, answer_all(experiment, how_many, unfinished)))
+def main(run: str, out: str) -> None:
+    base, unfinished = Path(run), Path(out).with_suffix(".unfinished")
+    experiment = borrow(base)
+    tables.write(Path(out), table(base, experiment, answer_all(experiment, TASKS, unfinished)))
     unfinished.unlink()
+
+
+if __name__ == "__main__":
+    tables.command(main, "zero_shot RUN OUT.json")

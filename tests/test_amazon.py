@@ -191,19 +191,19 @@ def slow_core(pairs, k):
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 3), st.booleans()), max_size=40),
-       st.integers(1, 3), st.sampled_from(["file", "window"]))  # fmt: skip
-def test_core_window_and_duplicates_as_by_their_definitions(tmp_path, drawn, k, core_of):
+       st.integers(1, 3))  # fmt: skip
+def test_core_window_and_duplicates_as_by_their_definitions(tmp_path, drawn, k):
     """Against slow code; and every line is accounted for."""
     lines, first = ["broken", review("in", "in")], {("in", "in"): (T, True)}
     for user, item_id, hour, inside in drawn:
         moment = T + hour * 3_600_000 - (0 if inside else 10**11)
         lines.append(review(f"u{user}", f"i{item_id}", moment))
-        if inside or (core_of == "file" and k > 1):
+        if inside or k > 1:
             pair = (f"u{user}", f"i{item_id}")
             first[pair] = min(first.get(pair, (np.inf, None)), (moment, inside))
     path = tmp_path / "r.jsonl"
     path.write_text("\n".join(lines))
-    frame, reading = read_reviews(path, YEAR, k, core_of)
+    frame, reading = read_reviews(path, YEAR, k)
     expected = {pair for pair in slow_core(set(first), k) if first[pair][1]}
     assert set(zip(frame["user_id"], frame["item_id"], strict=True)) == expected
     for user, item_id, _, second in rows(frame):
@@ -259,8 +259,6 @@ def test_reviews_and_items_become_one_log(write, capsys):
         "item described again": 2, "odd price": 3,
     }  # fmt: skip
     assert log.reading["kept"] == 6 and "of an unknown item: 1" in capsys.readouterr().out
-    two = read_amazon(write("r.jsonl.gz", reviews), write("meta.jsonl.gz", ITEM_ROWS), "mine", min_interactions=2)
-    assert list(two.user_ids) == ["u1"] and two.reading["of a user with too few"] == 4
 
 
 @pytest.mark.fault("gzip cut off", "reviews")
@@ -321,8 +319,6 @@ def test_a_window_or_a_core_that_leaves_nothing_is_told(write):
         read_amazon(path, items, "mine", ("2000-01-01", "2000-02-01"))
     with pytest.raises(UserError, match="outside the 5-core: 3.*smaller core"):
         read_amazon(path, items, "mine", YEAR, k_core=5)
-    with pytest.raises(UserError, match="core_of is 'file' or 'window', not 'year'"):
-        read_amazon(path, items, "mine", core_of="year")
 
 
 @pytest.mark.fault("no space for temporary files", "reader")
@@ -352,7 +348,7 @@ def test_a_category_is_loaded_in_the_papers_setting(write, tmp_path, monkeypatch
     write("Office_Products.jsonl", [review(*pair, T + k) for k, pair in enumerate(pairs)] + [review("u9", "i1")])
     write("meta_Office_Products.jsonl", ITEM_ROWS)
     (tmp_path / "sha256.json").write_text('{"Office_Products.jsonl": "", "meta_Office_Products.jsonl": ""}')
-    monkeypatch.setattr(amazon, "fetch", lambda name, cache_dir: tmp_path)
+    monkeypatch.setattr(amazon, "fetch", lambda name: tmp_path)
     log = load_dataset("amazon-2023/Office")
     assert (log.name, len(log.interactions), log.reading["outside the 5-core"]) == ("amazon-2023/Office", 25, 1)
 

@@ -13,6 +13,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -264,6 +265,19 @@ def chat_format(special: list[str], ends: bool) -> Callable:
     return attempt
 
 
+def no_template(template: str | None) -> Callable:
+    def attempt(tmp_path, monkeypatch):
+        from test_hostile import qwen3_like
+
+        from agenticrec_lite.agent.prompts import ChatFormat
+
+        tokenizer = qwen3_like(["<pad>", "<turn>", "<end>"])
+        tokenizer.chat_template = template
+        ChatFormat.of(tokenizer)
+
+    return attempt
+
+
 def no_memory(tmp_path, monkeypatch):
     from agenticrec_lite.agent.rollout import enough_memory
 
@@ -406,8 +420,8 @@ CASES: list[tuple[str, Callable, tuple[str, ...] | None]] = [
     ("... is not a value that a profile can hold ...", nothing, ("run", "--out", "{tmp}/own", "--set", "rta.steps=[1")),
     ("SEEDS takes ...", ci("reproduce", "main", ["--seeds", "x"]), None),
     ("AGENTICREC_BUDGET is ...", environment(AGENTICREC_BUDGET="none"), ("run", "--out", "{tmp}/own")),
-    ("policy.NAME is ...", load(dtype="int3"), None),
-    ("policy.NAME is ...", load(quantize="int8"), None),
+    ("Setting ... must be ...", nothing, ("plan", "--profile", "smol", "--set", "policy.dtype=fp16")),
+    ("Setting ... must be ...", nothing, ("run", "--out", "{tmp}/own", "--set", "rta.group_size=1")),
     ("policy.chat_template ... cannot be read ...", load(chat_template="nowhere.jinja"), None),
     ("... could not be fetched ...", environment(
         AGENTICREC_ML100K_SOURCE="official", AGENTICREC_ML100K_URL="http://127.0.0.1:9/"), ("fetch", "ml-100k")),
@@ -449,9 +463,12 @@ CASES: list[tuple[str, Callable, tuple[str, ...] | None]] = [
     ("Profile ... needs ...", hardware("nano", needed=1e18), None),
     ("Profile ... computes in ...", hardware("consumer24", gpu=True), None),
     ("Profile ... keeps a model of ...", hardware("consumer24", gpu=True, bf16=True, free=1.0), None),
-    ("... has no adapter of the stage ...", nothing_to_export, None),
+    ("... has no adapter of any stage ...", nothing_to_export, None),
     ("The hub does not take ...", not_taken, None),
     ("The policy's chat template ...", chat_format(["<pad>", "<turn>", "<end>"], False), None),
+    ("The policy's chat template ...", no_template(None), None),
+    ("The policy's chat template ...", no_template("{{ raise_exception('no tools here') }}"), None),
+    ("The policy's chat template ...", no_template("{{ messages[0].content }}"), None),
     ("The policy's tokenizer ...", chat_format(["<pad>", "[INST]", "<end>"], True), None),
     ("... holds another run ...", another_run, RUN[:3]),
     ("runs/demo holds a run already ...", ci("execute", "main", ["00"]), None),
@@ -524,3 +541,10 @@ def test_names_of_the_readers_data_are_in_the_sentence(tmp_path):
     with pytest.raises(UserError, match=re.escape(str(tmp_path)) + ".*'a' in row 0"):
         load_files(str(tmp_path))
     assert movielens.NAME == "ml-100k"
+
+
+def test_what_is_called_none_is_not_missing(tmp_path):
+    rows = [f"{user},{item},{time}" for time, (user, item) in enumerate(product("uvw", ("NA", "null", "None")))]
+    (tmp_path / "a.csv").write_text("\n".join(["user,item,timestamp", *rows]) + "\n")
+    (tmp_path / "items.csv").write_text("item,title\nNA,None\nnull,N/A\nNone,nan\n")
+    assert sorted(load_files(str(tmp_path)).items["title"]) == ["N/A", "None", "nan"]

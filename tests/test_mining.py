@@ -1,11 +1,17 @@
 """Hard negatives and the questions made of them."""
 
-import numpy as np
+from types import SimpleNamespace
 
+import numpy as np
+import pytest
+
+from agenticrec_lite.agent.prompts import task_prompt
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.data.tasks import RankingTask
+from agenticrec_lite.training import pipeline
 from agenticrec_lite.training.mining import HardNegative, mine_hard_negatives, pair_questions
 
+STAGES = {"rta": {"steps": 4, "tasks_per_step": 2}, "ppr": {"mining_tasks": 3}}
 TEN = [8, 3, 15, 1, 2, 4, 5, 6, 7, 9]
 
 
@@ -55,3 +61,35 @@ def test_a_rehearsed_ranking_follows_its_pair_and_leaves_the_questions_as_they_a
     for more, rank in zip(rehearsed[::3], rehearsed[2::3], strict=True):
         assert (rank.kind, rank.right, rank.pair) == ("rank", 4, None)
         assert more.task_id.split(":")[0] == rank.task_id.split(":")[0] and len({q.task_id for q in rehearsed}) == 60
+
+
+def test_the_question_of_a_pair_names_its_letters_and_its_direction(context):
+    more, less = (task_prompt(context, kind, (4, 9)) for kind in ("more", "less"))
+    assert more.endswith("Which is MORE likely the next item? A: 4 B: 9")
+    assert less.endswith("Which is LESS likely the next item? A: 4 B: 9")
+    assert more.replace("MORE", "LESS") == less
+
+
+def experiment_of(n_tasks: int):
+    """An experiment with so many training tasks, in which nothing has been done."""
+    tasks = [task(f"t{i}", 1) for i in range(n_tasks)]
+    toolbox = SimpleNamespace(contexts=lambda tasks: [None] * len(tasks))
+    run = SimpleNamespace(done=lambda stage: False, mark=lambda *_: None, payload=lambda stage: [])
+    return SimpleNamespace(training=tasks, early_toolbox=toolbox, run=run, profile=STAGES, seed=0)
+
+
+@pytest.mark.parametrize("n_tasks, trained", [(20, 8), (8, 8), (5, 8), (2, 6)])
+def test_few_tasks_are_trained_on_again_but_three_times_at_most(monkeypatch, n_tasks, trained):
+    asked = []
+    monkeypatch.setattr(pipeline, "train", lambda experiment, stage, questions, *_, **__: asked.extend(questions))
+    pipeline.train_rta(experiment_of(n_tasks))
+    assert [question.task_id for question in asked] == [f"t{i % n_tasks}" for i in range(trained)]
+
+
+@pytest.mark.parametrize("n_tasks, mined", [(20, ["t8", "t9", "t10"]), (9, ["t8", "t0", "t1"]), (2, ["t0", "t1"])])
+def test_mining_takes_fresh_tasks_first_and_those_trained_on_when_they_run_out(monkeypatch, n_tasks, mined):
+    asked = []
+    monkeypatch.setattr(pipeline, "play_logged", lambda experiment, stage, tasks, _: asked.extend(tasks) or [])
+    monkeypatch.setattr(pipeline, "mine_hard_negatives", lambda *_: [])
+    pipeline.mine(experiment_of(n_tasks))
+    assert [task.task_id for task in asked] == mined

@@ -124,6 +124,17 @@ def test_overrides_by_dotted_name_and_by_section():
         ({"rta.steps": 1.5}, "'rta.steps' must be like"),
         ({"rta.steps": True}, "'rta.steps' must be like"),
         ({"rta": 3}, "'rta' must be a section"),
+        ({"policy.dtype": "fp16"}, "'policy.dtype' must be float32 or bfloat16 or float16, not 'fp16'"),
+        ({"policy.quantize": "int8"}, "'policy.quantize' must be nf4 or none"),
+        ({"policy.attention": "flash_attention_2"}, "'policy.attention' must be sdpa or eager"),
+        ({"policy.lora.targets": "q_proj"}, "'policy.lora.targets' must be all-linear"),
+        ({"agent.engine": "vlm"}, "'agent.engine' must be own or vllm"),
+        ({"rta.micro_groups": 0}, "'rta.micro_groups' must be 1 or more, not 0"),
+        ({"rta.group_size": 1}, "'rta.group_size' must be 2 or more, not 1"),
+        ({"rta.steps": -1}, "'rta.steps' must be 0 or more"),
+        ({"evaluation.n_test": -1}, "'evaluation.n_test' must be 1 or more"),
+        ({"ppr.temperature": 0}, "'ppr.temperature' must be above 0, not 0"),
+        ({"name": "x"}, "has no setting 'name'"),
     ],
 )
 def test_unknown_settings_and_wrong_types_are_refused(overrides, said):

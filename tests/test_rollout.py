@@ -13,7 +13,7 @@ from agenticrec_lite.agent.cache import SlotCache
 from agenticrec_lite.agent.environment import RankingEnvironment
 from agenticrec_lite.agent.protocol import write_answer, write_call
 from agenticrec_lite.agent.rollout import Group, Sampling, rollout
-from agenticrec_lite.agent.trajectory import Trajectory
+from agenticrec_lite.agent.trajectory import Step, Trajectory
 from agenticrec_lite.training.nano.worlds import random_world
 from agenticrec_lite.training.scoring import (
     action_logprobs,
@@ -150,6 +150,38 @@ def test_what_prompts_begin_with_is_run_once(tiny, monkeypatch, worlds):
     assert shared > 50 and fed[:2] == [(1, shared), (len(worlds), max(map(len, prompts)) - shared)]
     for trajectory in played:
         assert torch.allclose(plain_logprobs(model, trajectory), torch.tensor(trajectory.logprobs), atol=1e-4)
+
+
+def test_attention_that_adds_its_mask_writes_the_same(tiny):
+    model, chat = tiny
+    played = []
+    for kind in ("sdpa", "eager"):
+        model.set_attn_implementation(kind)
+        try:
+            played.append(rollout(model, chat, groups_of(chat), Sampling(1.0, 6), torch.Generator().manual_seed(1)))
+        finally:
+            model.set_attn_implementation("sdpa")
+    assert [t.completion_ids for t in played[0]] == [t.completion_ids for t in played[1]]
+    for trajectory in played[1]:
+        assert torch.allclose(plain_logprobs(model, trajectory), torch.tensor(trajectory.logprobs), atol=1e-4)
+
+
+def test_an_observation_of_many_tokens_a_character_is_cut(tiny, monkeypatch):
+    """350 characters are fewer than the quarter, 400, but as a byte-level tokenizer has them they are three times."""
+    model, chat = tiny
+
+    class Foreign(Patient):
+        def step(self, text):
+            self.steps = [Step("observation", "観" * 350)]
+            return None if super().step(text) is None else "観" * 350
+
+    groups = groups_of(chat, 1, 1)
+    groups[0].environments = [Foreign(groups[0].environments[0].context, max_calls=2)]
+    likelier = lambda module, args, logits: logits + 99.0 * (torch.arange(logits.shape[-1]) == chat.end_of_turn)  # noqa: E731
+    with model.lm_head.register_forward_hook(likelier):
+        played = rollout(model, chat, groups, Sampling(0, 4, max_completion_tokens=1600))[0]
+    observed = played.action_mask.count(0)
+    assert observed <= 400 + len(chat.observation_ids("… (cut, 350 characters)"))
 
 
 class Patient(RankingEnvironment):

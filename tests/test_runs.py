@@ -171,6 +171,15 @@ def test_finished_stages_are_remembered_with_what_they_left(tmp_path):
             run.payload("ppr")
 
 
+def test_what_runs_below_are_just_writing_is_left_alone(tmp_path):
+    writing, left_over = tmp_path / "x" / ".config.yaml.1.tmp", tmp_path / ".result.json.1.tmp"
+    writing.parent.mkdir()
+    for path in (writing, left_over):
+        path.write_text("half")
+    with open_run(tmp_path, {"seed": 0}):
+        assert writing.exists() and not left_over.exists()
+
+
 def test_another_configuration_is_refused_with_what_differs(tmp_path):
     open_run(tmp_path, CONFIG).close()
     before = (tmp_path / "config.yaml").read_text()

@@ -240,6 +240,16 @@ def test_the_whole_report_is_text_and_a_figure(results, tmp_path):
         full_report([tmp_path / "out"])
 
 
+def test_a_report_of_variants_alone_and_of_data_with_a_path_for_a_name(results, tmp_path):
+    assert "## Variants" in full_report([results[0] / "b"], tmp_path / "new" / "folder")
+    assert (tmp_path / "new/folder/report.md").exists()
+    for run in (results[0] / "a").iterdir():
+        text = (run / "result.json").read_text()
+        (run / "result.json").write_text(text.replace('"toy"', '"amazon-2023/Office"'))
+    assert "](dynamics-nano-amazon-2023-Office.png)" in full_report([results[0] / "a"], tmp_path / "out")
+    assert (tmp_path / "out/dynamics-nano-amazon-2023-Office.png").exists()
+
+
 SHORT = {
     "rta.steps": 2, "rta.tasks_per_step": 2, "rta.group_size": 4, "rta.micro_groups": 1, "ppr.mining_tasks": 24,
     "ppr.steps": 1, "ppr.tasks_per_step": 2, "ppr.group_size": 4, "ppr.micro_groups": 1, "evaluation.n_test": 12,
@@ -325,6 +335,17 @@ def test_tables_of_studies_are_in_the_report_and_what_was_not_run_has_a_cost(res
     assert remaining.minutes(VARIANTS["group-2"], [tmp_path / "run"]) == pytest.approx(4.0)  # half of the steps
     narrow, wide = (row["estimated minutes"] for row in remaining.widths([tmp_path / "run"]))
     assert 4 < narrow < wide
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    ([], "usage: python -m studies.proposition1 RUN OUT.json"),
+    (["a", "b", "c"], "usage:"),
+    (["nowhere", "out.json"], "Error: There is no .*config.yaml"),
+])
+def test_a_study_that_is_called_wrongly_says_so(words, said, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["proposition1", *words])
+    with pytest.raises(SystemExit, match=said):
+        tables.command(proposition1.main, "proposition1 RUN OUT.json")
 
 
 def test_a_negative_reward_is_not_made_smaller_by_taking_the_bonus_away():

@@ -206,7 +206,8 @@ def test_an_archive_cannot_write_outside_its_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(fetching, "OFFICIAL_MD5", hashlib.md5(content).hexdigest())
     (tmp_path / "it.zip").write_bytes(content)
     monkeypatch.setenv("AGENTICREC_ML100K_URL", (tmp_path / "it.zip").as_uri())
-    got = fetching.fetch("ml-100k", tmp_path / "deep" / "cache", sources="official")
+    monkeypatch.setenv("AGENTICREC_CACHE", str(tmp_path / "deep" / "cache"))
+    got = fetching.fetch("ml-100k", sources="official")
     assert {path.read_text() for path in got.glob("u.*")} == {"wanted"}
     everything = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     assert everything == {"it.zip", *(f"deep/cache/ml-100k/{n}" for n in ("u.data", "u.item", "u.user", "sha256.json"))}

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from agenticrec_lite.cli import app
 from agenticrec_lite.data import build_tasks, load_dataset, temporal_split, toystore
+from agenticrec_lite.data.fetch import fetch
 from agenticrec_lite.data.toystore import (
     ITEMS,
     REVIEWS,
@@ -188,6 +189,14 @@ def test_without_the_repository_the_store_is_made_in_the_cache(monkeypatch, tmp_
     monkeypatch.setattr(toystore, "generate", lambda folder: generate(folder, **SMALL))
     assert len(load_toystore().interactions) == len(load_store().steps) > 0
     assert toystore.home() == tmp_path / "toystore"
+
+
+def test_fetched_by_force_it_is_made_again_where_it_is_read(monkeypatch, tmp_path):
+    monkeypatch.setattr(toystore, "SHIPPED", tmp_path / "shipped")
+    (tmp_path / "shipped").mkdir()
+    monkeypatch.setattr(toystore, "generate", lambda folder: generate(folder, **SMALL))
+    assert fetch("toystore", force=True) == tmp_path / "shipped"
+    assert len(load_toystore().interactions) > 0
 
 
 # --- the optimum

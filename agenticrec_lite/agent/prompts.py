@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
+from jinja2 import TemplateError
+
 from agenticrec_lite.agent.protocol import TOP, write_answer, write_call
-from agenticrec_lite.errors import UserError
+from agenticrec_lite.errors import UserError, first_line
 from agenticrec_lite.tools import TOOLS, TaskContext
 from agenticrec_lite.tools.registry import parameters, summary
 from agenticrec_lite.tools.text import escape
@@ -71,16 +73,24 @@ class ChatFormat:
         """Take a tokenizer's template apart.
 
         Raises:
-            UserError: The template does not end a turn with the end-of-turn token, or a special token could be spelt
-                in data text, which is escaped but not kept from the tokenizer.
+            UserError: There is no template, or it does not take these roles; it does not end a turn with the
+                end-of-turn token; or a special token could be spelt in data text, which is escaped but not kept from
+                the tokenizer.
         """
         turns = [
+            {"role": "system", "content": "?"},
             {"role": "user", "content": "?"},
             {"role": "assistant", "content": _MARK},
             {"role": "tool", "content": _MARK},
         ]
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        _, between, after = text.split(_MARK)
+        try:
+            text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            _, between, after = text.split(_MARK)
+        except (ValueError, TemplateError) as error:
+            raise UserError(
+                f"The policy's chat template cannot be used ({first_line(error)}); set policy.chat_template to a file "
+                "with one that takes the roles system, user, assistant and tool."
+            ) from None
         end = tokenizer.eos_token
         if not between.startswith(end):
             raise UserError(

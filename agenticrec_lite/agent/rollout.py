@@ -40,7 +40,8 @@ class Sampling:
     Attributes:
         temperature: 0 is greedy; otherwise divides the logits.
         max_turn_tokens: Longest single turn.
-        max_completion_tokens: Longest trajectory after the prompt, observations included.
+        max_completion_tokens: Longest trajectory after the prompt, observations included, that goes on; its last turn
+            may add max_turn_tokens.
         batch_rows: Trajectories decoded together.
         fold: Fold adapters into plain weights while decoding (policy.folded): faster, for models that fit so.
     """
@@ -110,6 +111,8 @@ class _Batch:
         cache.place(positions)
         slots = torch.arange(int(positions.max()) + 1, device=self.device)
         mask = slots <= positions[:, None, :, None]
+        if self.decoder.config._attn_implementation == "eager":  # adds its mask to the scores
+            mask = torch.where(mask, 0.0, torch.finfo(self.decoder.dtype).min).to(self.decoder.dtype)
         return self.decoder(
             ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
         ).last_hidden_state
@@ -199,7 +202,7 @@ class _Batch:
     def _shortened(self, observation: str, environment: RankingEnvironment) -> str:
         """An observation of more tokens than a quarter of a trajectory's is cut, and says so to whoever reads it."""
         most, tokenizer = self.sampling.max_completion_tokens // 4, self.chat.tokenizer
-        if len(observation) <= most:
+        if 4 * len(observation) <= most:  # a byte-level token holds a quarter of a character, or more
             return observation
         ids = tokenizer.encode(observation[: 16 * most], add_special_tokens=False)
         if len(ids) <= most and len(observation) <= 16 * most:

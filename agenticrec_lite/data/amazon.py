@@ -23,23 +23,22 @@ PAPER = pd.DataFrame(
 )  # fmt: skip
 
 
-def load_amazon(name: str, cache_dir: Path | str | None = None, **filters) -> InteractionLog:
+def load_amazon(name: str, **filters) -> InteractionLog:
     """One category in the setting of AgenticRec (arXiv 2603.21613), fetched into the cache when not there.
 
     Args:
         name: "amazon-2023/" and CDs, Instruments, Office or Games.
-        cache_dir: see `fetch.fetch`.
         filters: those of `read_amazon`; by default the paper's window, and the 5-core of the whole file.
 
     Raises:
         UserError: there is no such category, it can be neither found nor fetched, or nothing of it is left.
     """
-    reviews, items = files_in(fetch(name, cache_dir), name)
+    reviews, items = files_in(fetch(name), name)
     return read_amazon(reviews, items, name, **{"window": WINDOW, "k_core": K_CORE, **filters})
 
 
 def read_amazon(reviews: Path | str, items: Path | str, name: str, window: tuple[str, str] | None = None,
-                k_core: int = 1, core_of: str = "file", min_interactions: int = 1) -> InteractionLog:
+                k_core: int = 1) -> InteractionLog:
     """Reads a file of reviews and one of items, joined on parent_asin; one pass each, in bounded memory.
 
     The paper states neither a core nor a shortest history. Its table has fewer than two interactions a user (Office,
@@ -68,16 +67,12 @@ def read_amazon(reviews: Path | str, items: Path | str, name: str, window: tuple
         items: .jsonl, official or from the hub's rows (price a string, details a JSON string); gzip or not.
         name: of the log.
         window: first day, and the day after the last, in UTC; None takes everything.
-        k_core: every user and every item has at least so many interactions in what `core_of` names; 1 keeps all.
-        core_of: "file" or "window".
-        min_interactions: fewest interactions of a user in the result.
+        k_core: every user and every item has at least so many interactions in the whole file; 1 keeps all.
 
     Raises:
         UserError: a file cannot be read, or no interaction is left.
     """
-    if core_of not in ("file", "window"):
-        raise UserError(f"{name}: core_of is 'file' or 'window', not {core_of!r}.")
-    interactions, reading = read_reviews(reviews, window, k_core, core_of)
+    interactions, reading = read_reviews(reviews, window, k_core)
     if interactions.empty:
         raise UserError(f"{name}: no interaction of {reviews} is left ({sentence(reading)}); choose another window or "
                         "a smaller core.")
@@ -85,15 +80,13 @@ def read_amazon(reviews: Path | str, items: Path | str, name: str, window: tuple
     known = interactions["item_id"].isin(described["item_id"])
     titled = interactions["item_id"].isin(described["item_id"][described["title"] != ""])
     kept = interactions[titled]
-    enough = kept.groupby("user_id")["item_id"].transform("size") >= min_interactions
     reading |= {
         "of an unknown item": int((~known).sum()), "of an item without a title": int((known & ~titled).sum()),
-        "of a user with too few": int((~enough).sum()), "kept": int(enough.sum()),
+        "kept": len(kept),
     }  # fmt: skip
-    if not enough.any():
+    if kept.empty:
         raise UserError(f"{name}: no interaction of {reviews} is left ({sentence(reading)}); give the items of the "
-                        "same category, or ask for fewer interactions of a user.")
-    kept = kept[enough]
+                        "same category.")
     log = make_log(name, kept, described[described["item_id"].isin(kept["item_id"])])
     log.reading.update(reading | of_items)
     print(f"{name}: {sentence(log.reading)}")

@@ -79,8 +79,8 @@ YEAR_KEYS = ("Original Release Date", "Release Date", "Publication Date", "Date 
 YEAR = re.compile(r"\b(?:19|20)\d\d\b")
 
 
-def read_reviews(path: Path | str, window: tuple[str, str] | None = None, k_core: int = 1,
-                 core_of: str = "file") -> tuple[pd.DataFrame, dict[str, int]]:
+def read_reviews(path: Path | str, window: tuple[str, str] | None = None,
+                 k_core: int = 1) -> tuple[pd.DataFrame, dict[str, int]]:
     """The interactions of a file of reviews, and how often what was met in it; see `amazon.read_amazon`.
 
     Returns:
@@ -89,7 +89,7 @@ def read_reviews(path: Path | str, window: tuple[str, str] | None = None, k_core
     Raises:
         UserError: the file cannot be read, or holds no interaction.
     """
-    path, whole = Path(path), core_of == "file" and k_core > 1
+    path, whole = Path(path), k_core > 1
     start, stop = map(_second, window) if window else (0, LATEST_SECOND)
     with _database(path) as database:
         csv = ".csv" in path.suffixes

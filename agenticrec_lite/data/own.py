@@ -83,7 +83,7 @@ def _table(path: Path) -> pd.DataFrame:
     try:
         if path.name.endswith(".parquet"):
             return pd.read_parquet(path)
-        return pd.read_csv(path, dtype=str, encoding="utf-8-sig", skip_blank_lines=True)
+        return pd.read_csv(path, dtype=str, encoding="utf-8-sig", keep_default_na=False, na_values=[""])
     except (OSError, ValueError, EOFError) as error:  # pandas' and pyarrow's own errors are ValueErrors
         raise UserError(f"{path} cannot be read ({first_line(error)}); mend it.") from None
 

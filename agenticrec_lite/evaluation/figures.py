@@ -7,6 +7,7 @@ differ as well, so that every figure survives black and white print.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -29,10 +30,11 @@ METHODS = {  # name in result.json, top to bottom -> label, colour, marker
     "gru4rec": ("GRU4Rec", SOFT, "o"),
     "sasrec": ("SASRec", SOFT, "o"),
     "frozen": ("frozen policy", INK, "D"),
+    "warm_start": ("warm start", INK, "D"),
     "rta": ("RTA", BLUE, "o"),
     "ppr": ("RTA + PPR", VERMILLION, "s"),
 }
-POLICIES = ("frozen", "rta", "ppr")
+POLICIES = ("frozen", "warm_start", "rta", "ppr")
 SIGNALS = {"reward_mean": "mean reward", "valid": "valid answers", "entropy": "surprise, nats a token",
            "grad_norm": "gradient norm"}
 DYNAMICS = {"positive_with_tool": "tool use where rewarded", "calls": "calls a trajectory", "right": "H@10 of rollouts",
@@ -130,7 +132,7 @@ def training_signals(runs: Mapping[str, pd.DataFrame], signals: Mapping[str, str
     rows = len(signals) // columns
     with panels(rows, columns, figsize=(10.4, 0.5 + 2.4 * rows)) as (figure, grid):
         for axes, (column, title) in zip(grid.flat, signals.items(), strict=True):
-            for (label, metrics), (colour, line, marker) in zip(runs.items(), RUNS, strict=False):
+            for (label, metrics), (colour, line, marker) in zip(runs.items(), cycle(RUNS), strict=False):
                 values = metrics[column].astype(float)
                 axes.plot(metrics["step"], values, color=colour, linestyle=line, linewidth=1.8, marker=marker,
                           markersize=5, markerfacecolor="white", label=label)

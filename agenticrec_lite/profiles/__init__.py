@@ -24,6 +24,12 @@ ADDED = {
     "tracking": {"report_to": "none"},
 }  # fmt: skip
 
+ONE_OF = {
+    "policy.dtype": ("float32", "bfloat16", "float16"), "policy.quantize": ("nf4", "none"),
+    "policy.attention": ("sdpa", "eager"), "policy.lora.targets": ("all-linear",), "agent.engine": ("own", "vllm"),
+}  # fmt: skip
+LEAST = {"steps": 0, "warmup_steps": 0, "max_calls": 0, "mining_tasks": 0, "group_size": 2}  # other whole numbers: 1
+
 
 class _Loader(yaml.SafeLoader):
     """YAML 1.1 reads 3e-5 as a string, for want of a dot; a learning rate is a number here."""
@@ -53,7 +59,7 @@ def profile_names() -> list[str]:
     )
 
 
-def load_profile(name: str, **overrides: Any) -> dict[str, Any]:
+def load_profile(name: str, /, **overrides: Any) -> dict[str, Any]:
     """Read a profile, lay its short budget over it if asked for, then the overrides.
 
     The environment variable AGENTICREC_BUDGET=short lays the profile's section `short` over the others: tests
@@ -68,7 +74,7 @@ def load_profile(name: str, **overrides: Any) -> dict[str, Any]:
         Nested dict, sections -> settings.
 
     Raises:
-        UserError: an unknown profile, setting or budget, or a value of another type.
+        UserError: an unknown profile, setting or budget, or a value of another type or out of its range.
     """
     if name not in profile_names():
         raise UserError(f"Unknown profile {name!r}; the known ones are: {', '.join(profile_names())}.")
@@ -107,10 +113,22 @@ def _lay_over(profile: dict[str, Any], changes: Mapping[str, Any], name: str, pr
 
 
 def _typed(setting: str, old: Any, new: Any) -> Any:
-    """`new` if it has the type of `old` (an int may stand for a float)."""
-    if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool):
-        return float(new)
-    if old is not None and type(new) is not type(old):
-        kind = "a section of settings" if isinstance(old, dict) else f"like {old!r} ({type(old).__name__})"
+    """`new` if it has the type of `old` (an int may stand for a float) and the setting can take it."""
+    if kind := _wrong(setting, old, new):
         raise UserError(f"Setting {setting!r} must be {kind}, not {new!r} ({type(new).__name__}).")
-    return new
+    return float(new) if isinstance(old, float) else new
+
+
+def _wrong(setting: str, old: Any, new: Any) -> str:
+    """What a setting would have to be; nothing if `new` is that."""
+    number = isinstance(old, float) and type(new) is int
+    if old is not None and type(new) is not type(old) and not number:
+        return "a section of settings" if isinstance(old, dict) else f"like {old!r} ({type(old).__name__})"
+    if setting in ONE_OF and new not in ONE_OF[setting]:
+        return " or ".join(ONE_OF[setting])
+    name = setting.rpartition(".")[2]
+    if type(old) is int and new < LEAST.get(name, 1):
+        return f"{LEAST.get(name, 1)} or more"
+    if name == "temperature" and not new > 0:
+        return "above 0"
+    return ""

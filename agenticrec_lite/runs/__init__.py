@@ -190,7 +190,7 @@ def open_run(folder: str | Path, config: Mapping[str, Any]) -> Run:
 
 def _settle(folder: Path, config: dict[str, Any]) -> None:
     """Under the lock: clear what a killed process left half-written, and check or write the configuration."""
-    for left_over in list(folder.rglob(".*.tmp")):
+    for left_over in [*folder.glob(".*.tmp"), *(folder / "checkpoints").rglob(".*.tmp")]:
         files.remove(left_over)
     log, path = folder / "trajectories.jsonl", folder / "config.yaml"
     if log.exists():

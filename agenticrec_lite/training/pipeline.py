@@ -16,7 +16,7 @@ from agenticrec_lite.data.split import Split, temporal_split
 from agenticrec_lite.data.tasks import RankingTask, build_tasks
 from agenticrec_lite.evaluation import evaluate
 from agenticrec_lite.plan import check_hardware
-from agenticrec_lite.policy import Policy, load_policy, save_adapter
+from agenticrec_lite.policy import Policy, load_policy, save_adapter, smollm2_folder
 from agenticrec_lite.profiles import load_profile
 from agenticrec_lite.rewards import listwise_reward, refinement_reward
 from agenticrec_lite.runs import Run, open_run, processes, read_trajectories
@@ -34,6 +34,7 @@ from agenticrec_lite.training.warm_start import warm_start
 
 TRAINED = ("rta", "ppr")
 KINDS = ("more", "less", "rank")
+EPOCHS = 3  # that stage 1 takes at most, as the paper's does
 
 
 @dataclass
@@ -143,6 +144,8 @@ def _start(dataset: str, profile: str, seed: int, out: str | Path, overrides: di
     settings = load_profile(profile, **(overrides or {}))
     check_hardware(profile, settings)
     check_settings(settings)
+    if settings["policy"]["id"] == "smollm2-135m":
+        smollm2_folder()  # here, where one process goes first
     log = load_dataset(dataset)
     data = {"data": log.fingerprint()} if is_own(dataset) else {}  # files of one's own may change under their name
     run = open_run(out, {"dataset": dataset, "profile": profile, "seed": seed, **about, **data, **settings})
@@ -202,7 +205,7 @@ def evaluate_frozen(experiment: Experiment) -> None:
 
 
 def train_rta(experiment: Experiment, watch=None, reward=listwise_reward, **changes) -> None:
-    """Stage 1: list-wise GRPO on tasks of the later train split; the adapter is saved.
+    """Stage 1: list-wise GRPO on tasks of the later train split, again where they are few; the adapter is saved.
 
     Args:
         experiment: With a fresh policy.
@@ -212,12 +215,13 @@ def train_rta(experiment: Experiment, watch=None, reward=listwise_reward, **chan
     if experiment.run.done("rta"):
         return
     settings = experiment.profile["rta"]
-    tasks = experiment.training[: settings["steps"] * settings["tasks_per_step"]]
+    wanted = settings["steps"] * settings["tasks_per_step"]
+    tasks = experiment.training[:wanted]
     questions = [
         Question(task.task_id, context, "rank", task.positive, None, task.candidates)
         for task, context in zip(tasks, experiment.early_toolbox.contexts(tasks), strict=True)
     ]
-    train(experiment, "rta", questions, reward, watch, **changes)
+    train(experiment, "rta", (questions * EPOCHS)[:wanted], reward, watch, **changes)
 
 
 def train(experiment: Experiment, stage: str, questions: list[Question], reward, watch=None, **changes) -> None:
@@ -247,11 +251,12 @@ def train(experiment: Experiment, stage: str, questions: list[Question], reward,
 
 
 def mine(experiment: Experiment) -> list[HardNegative]:
-    """Play fresh training tasks with the stage-1 policy and keep its ranking violations."""
+    """Play training tasks with the stage-1 policy, those that it has not trained on first; keep its violations."""
     run, settings = experiment.run, experiment.profile
     if not run.done("mining"):
         used = settings["rta"]["steps"] * settings["rta"]["tasks_per_step"]
-        tasks = experiment.training[used : used + settings["ppr"]["mining_tasks"]]
+        fresh_first = experiment.training[used:] + experiment.training[:used]
+        tasks = fresh_first[: settings["ppr"]["mining_tasks"]]
         played = play_logged(experiment, "mining", tasks, experiment.early_toolbox.contexts(tasks))
         run.mark("mining", [pair.row() for pair in mine_hard_negatives(played, tasks, experiment.seed)])
     return [HardNegative(**{**row, "pool": tuple(row["pool"])}) for row in run.payload("mining")]

@@ -27,11 +27,11 @@ def borrow(run_dir: str | Path = SHIPPED) -> Experiment:
     """
     config = read_config(run_dir)
     read_result(run_dir)
+    log = load_dataset(config["dataset"])
     copy = Path(tempfile.mkdtemp(prefix="agenticrec-"))
     left_out = shutil.ignore_patterns(".*", "trajectories.jsonl", "notebooks")
     shutil.copytree(run_dir, copy, dirs_exist_ok=True, ignore=left_out)
-    log, run = load_dataset(config["dataset"]), open_run(copy, config)
-    experiment = Experiment(log, settings_of(config), config["seed"], run)
+    experiment = Experiment(log, settings_of(config), config["seed"], open_run(copy, config))
     weakref.finalize(experiment, shutil.rmtree, copy, ignore_errors=True)
     return experiment
 

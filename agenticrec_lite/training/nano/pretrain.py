@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from agenticrec_lite.agent.environment import RankingEnvironment
 from agenticrec_lite.agent.prompts import ChatFormat, task_prompt
 from agenticrec_lite.errors import UserError
+from agenticrec_lite.runs import replacing
 from agenticrec_lite.training.nano.card import write_card, write_log
 from agenticrec_lite.training.nano.exam import exam
 from agenticrec_lite.training.nano.lessons import CALLS, Batch, batch
@@ -129,7 +130,7 @@ def pretrain(out: str | Path, recipe: Recipe | None = None) -> Path:
     recipe, out = recipe or Recipe(), Path(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / UNFINISHED).with_suffix(".part").touch()
+        tempfile.TemporaryFile(dir=out).close()  # rather now than after the first steps
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error.strerror}); give another --out.") from None
     with tempfile.TemporaryDirectory() as meeting:
@@ -150,8 +151,7 @@ def _work(rank: int, recipe: Recipe, out: Path, meeting: str) -> None:
         tokenizer.save_pretrained(out)
         write_log(out / "training_log.csv", log)
         write_card(out / "README.md", asdict(recipe), log, exam(model, chat))
-        for left in (unfinished, unfinished.with_suffix(".part")):
-            left.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
     torch.distributed.destroy_process_group()
 
 
@@ -189,8 +189,8 @@ def keep(path: Path, model, steppers: list[torch.optim.Optimizer], recipe: Recip
     }
     weights = {f"model/{name}": p.detach() for name, p in model.named_parameters()}
     metadata = {"recipe": json.dumps(asdict(recipe)), "log": json.dumps(log)}
-    save_file(weights | state, path.with_suffix(".part"), metadata)
-    path.with_suffix(".part").replace(path)
+    with replacing(path) as fresh:
+        save_file(weights | state, fresh, metadata)
 
 
 def resume(path: Path, model, steppers: list[torch.optim.Optimizer], recipe: Recipe) -> list[dict]:
