@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from agenticrec_lite.report import collect
+from agenticrec_lite.report import tables as report_tables
 from agenticrec_lite.runs import read_result
 from studies import tables
 from studies.variants import TIERS, VARIANTS, Variant
+from studies.zero_shot import TASKS, TITLE
 
 PLANNED = {"first": ("ml-100k", "toystore"), "second": ("ml-100k",), "third": ("ml-100k",)}
 SEEDS = {"first": 3, "second": 3, "third": 1}
@@ -23,6 +25,7 @@ ELSEWHERE = {  # is played on one dataset, or on the other only
     "asks-catalogue-only": "toystore", "asks-weighed": "toystore",
 }  # fmt: skip
 WIDTHS = {64: 0.4, 256: 3.0}  # of nano, which has 128, and how many times as long their pre-training takes
+ZERO_SHOT = 8.0  # seconds a task of studies.zero_shot, on one core beside another
 PRETRAINED = 60.0  # minutes that nano's pre-training took, on two cores
 TEXT = (
     "Estimated from the median seconds of the same stages of the base runs, each on one core beside another; a variant "
@@ -47,6 +50,13 @@ def minutes(variant: Variant, plain: Sequence[Path]) -> float:
     return sum(share.get(stage, 1) * np.median([run[stage] for run in seconds]) for stage in STAGES[variant.stage]) / 60
 
 
+def zero_shot(folder: str) -> Iterator[dict]:
+    """The row of the language model that ranks without tools, if its table is not there."""
+    if not any(table["title"].startswith(TITLE) for table in report_tables([folder])):
+        yield {"dataset": "ml-100k", "variant": "zero_shot", "question": TITLE, "seeds not run": 1,
+               "estimated minutes": TASKS * ZERO_SHOT / 60}  # fmt: skip
+
+
 def widths(plain: Sequence[Path]) -> Iterator[dict]:
     """Rows of nano's other widths, which have to be pre-trained first."""
     for width, times in WIDTHS.items():
@@ -61,7 +71,7 @@ def main(folder: str, out: str) -> None:
         {"dataset": dataset, "variant": name, "question": VARIANTS[name].question, "seeds not run": left,
          "estimated minutes": float(left * minutes(VARIANTS[name], results[dataset, "nano"][""]))}
         for dataset, name, left in missing(results)
-    ] + list(widths(results["ml-100k", "nano"][""]))  # fmt: skip
+    ] + [*zero_shot(folder), *widths(results["ml-100k", "nano"][""])]  # fmt: skip
     tables.write(Path(out), {"title": "Not run", "text": TEXT, "rows": rows})
 
 

@@ -84,6 +84,8 @@ VARIANTS: dict[str, Variant] = {
     "no-bonus": Variant("No + 0.1 for a first place with a tool", reward=changes.without_bonus),
     "random-reward": Variant("Rewards that know nothing of the positive", against="frozen_greedy",
                              reward=changes.at_random),
+    "reasoning": Variant("R, reasoning alone: every tool answers with an error, in training and at the test",
+                         broken=tuple(TOOLS)),
     "any-negative": Variant("Pairs with any other candidate instead of mined ones", "ppr", "ppr",
                             negative=any_negative),
     "hardest": Variant("Pairs with the first of the list", "ppr", "ppr", negative=hardest_negative),

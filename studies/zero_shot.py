@@ -26,6 +26,7 @@ from agenticrec_lite.training.pipeline import Experiment
 from agenticrec_lite.training.shipped import borrow
 from studies import tables
 
+TITLE = "Zero-shot list-wise ranking without tools"
 TASKS, BESIDE = 400, ("random", "popularity", "sasrec", "frozen", "rta")
 ASK = (
     "Rank the ten candidates that this user is most likely to choose next, best first. Answer with their numbers only, "
@@ -124,7 +125,7 @@ def table(base: Path, experiment: Experiment, answers: Sequence[list[int]]) -> d
         f"(Q4_1), computed in float32. It puts the candidate shown in place {favourite} first in {share:.0%} of the "
         "tasks; 5 % would be no liking for a place."
     )
-    title = f"Zero-shot list-wise ranking without tools: SmolLM2-135M on {experiment.log.name}"
+    title = f"{TITLE}: SmolLM2-135M on {experiment.log.name}"
     return {"title": title, "text": text, "rows": rows}
 
 

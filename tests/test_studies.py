@@ -21,7 +21,7 @@ from agenticrec_lite.runs import open_run, read_metrics
 from agenticrec_lite.tools import call_tool
 from agenticrec_lite.training.mining import HardNegative
 from agenticrec_lite.training.nano.teacher import play as play_script
-from studies import changes, evidence, proposition1, proposition2, remaining, sft, tables
+from studies import changes, evidence, proposition1, proposition2, remaining, sft, tables, zero_shot
 from studies.run import play, share_recommenders
 from studies.variants import TIERS, VARIANTS, any_negative, hardest_negative
 
@@ -333,6 +333,9 @@ def test_tables_of_studies_are_in_the_report_and_what_was_not_run_has_a_cost(res
     assert remaining.minutes(VARIANTS["hardest"], [tmp_path / "run"]) == pytest.approx(2.0)
     assert remaining.minutes(VARIANTS["leak"], [tmp_path / "run"]) == pytest.approx(6.0)
     assert remaining.minutes(VARIANTS["group-2"], [tmp_path / "run"]) == pytest.approx(4.0)  # half of the steps
+    assert [row["estimated minutes"] for row in remaining.zero_shot(folder)] == [pytest.approx(53.3, abs=0.1)]
+    tables.write(folder / "b/tables/y.json", {"title": f"{zero_shot.TITLE}: it", "text": "", "rows": []})
+    assert not list(remaining.zero_shot(folder))
     narrow, wide = (row["estimated minutes"] for row in remaining.widths([tmp_path / "run"]))
     assert 4 < narrow < wide
 
