@@ -124,9 +124,9 @@ def main(names: list[str]) -> None:
             gb = [found["estimated"][phase], *(measured[kind] + measured["other"] for kind in ("tensors", "reserved"))]
             told = "{:6.2f} GB estimated, measured {:6.2f} in tensors, {:6.2f} reserved".format(*(b / 1e9 for b in gb))
             print(f"{name:12} {phase:9} {told}, {found[f'{phase}_tokens_per_second']:8.0f} tokens/s", flush=True)
+        print(json.dumps(found), flush=True)
     if failed:
         sys.exit("\n".join(failed))
-        print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":

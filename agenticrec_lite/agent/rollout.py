@@ -94,7 +94,7 @@ class _Batch:
         lengths = torch.zeros(len(prompts), dtype=torch.long, device=self.device)
         shared = min(len(commonprefix(prompts)), min(map(len, prompts)) - 1) if len(prompts) > 1 else 0
         if shared:
-            self._feed([prompts[0][:shared]], cache, lengths[:1])
+            self._forward(torch.tensor([prompts[0][:shared]], device=self.device), cache, lengths[:1])
             cache.select(torch.zeros_like(lengths))
         return cache, *self._feed([prompt[shared:] for prompt in prompts], cache, lengths + shared)
 
