@@ -1,14 +1,13 @@
 """`python -m studies VARIANT ... --base runs/x/seed-0 --out runs/studies`: variants of a finished run, one by one."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from agenticrec_lite.cli import setting
-from agenticrec_lite.errors import UserError
 from agenticrec_lite.runs import read_config
 from studies.run import play
+from studies.tables import one_sentence
 from studies.variants import TIERS, VARIANTS
 
 
@@ -19,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="runs go to OUT/PROFILE-DATASET/VARIANT/seed-N")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as of `agenticrec run`")
     asked = parser.parse_args(arguments)
-    try:
+    with one_sentence("Interrupted; the same command goes on where this one stopped."):
         settings = dict(setting(text) for text in asked.set)
         for name in [name for given in asked.names for name in TIERS.get(given, [given])]:
             for base in asked.base:
@@ -27,10 +26,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 out = asked.out / f"{config['profile']}-{config['dataset']}" / name / f"seed-{config['seed']}"
                 told = (f"{key} {row['N@10']:.3f}" for key, row in play(name, base, out, settings)["metrics"].items())
                 print(f"{out}, N@10: {', '.join(told)}", flush=True)
-    except UserError as error:
-        sys.exit("Error: " + " ".join(str(error).split()))
-    except KeyboardInterrupt:
-        sys.exit("\nInterrupted; the same command goes on where this one stopped.")
 
 
 if __name__ == "__main__":

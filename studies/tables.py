@@ -2,7 +2,8 @@
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from agenticrec_lite.errors import UserError
@@ -21,14 +22,21 @@ def rows(out: Path) -> list[dict]:
 
 
 def command(work: Callable[..., None], usage: str) -> None:
-    """Call `work` with the words of the command line; what a user can mend ends in a sentence."""
+    """Call `work` with the words of the command line."""
     try:
         words = inspect.signature(work).bind(*sys.argv[1:])
     except TypeError:
         sys.exit(f"usage: python -m studies.{usage}")
-    try:
+    with one_sentence("Interrupted."):
         work(*words.args)
+
+
+@contextmanager
+def one_sentence(interrupted: str) -> Iterator[None]:
+    """Within the block what a user can mend ends the process with its sentence, and Ctrl-C with this one."""
+    try:
+        yield
     except UserError as error:
         sys.exit("Error: " + " ".join(str(error).split()))
     except KeyboardInterrupt:
-        sys.exit("\nInterrupted.")
+        sys.exit(f"\n{interrupted}")
