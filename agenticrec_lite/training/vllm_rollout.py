@@ -13,13 +13,13 @@ the estimator is that of the other engine.
 """
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import bitsandbytes
 import torch
 from trl.import_utils import is_vllm_available
 
+from agenticrec_lite.agent.cache import SlotCache
 from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.rollout import Group, _Batch
 from agenticrec_lite.agent.trajectory import Trajectory
@@ -65,10 +65,13 @@ class _ByTrl(_Batch):
 
     def __init__(self, trainer: "ListwiseGRPOTrainer"):
         super().__init__(base_model(trainer.model), trainer.chat, trainer.sampling, None)
-        self.decoder, self.trainer = SimpleNamespace(config=SimpleNamespace(num_hidden_layers=0)), trainer
+        self.trainer = trainer
+
+    def _prefill(self, prompts):
+        return SlotCache(0), *self._feed(prompts, None, torch.zeros(len(prompts), device=self.device))
 
     def _feed(self, blocks, cache, lengths):
-        return torch.zeros(len(blocks), 1), lengths
+        return torch.zeros(len(blocks), 1, device=self.device), lengths
 
     def _write_turn(self) -> tuple[list[list[int]], list[list[float]], list[int]]:
         rows = [self.trajectories[row] for row in self.rows]
