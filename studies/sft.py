@@ -1,5 +1,6 @@
 """Supervised fine-tuning on the positive: what the feedback can teach without reinforcement learning."""
 
+import numpy as np
 import torch
 
 from agenticrec_lite.agent.prompts import ChatFormat
@@ -17,7 +18,7 @@ def corrected(experiment: Experiment, chat: ChatFormat) -> list[Trajectory]:
     """The frozen policy's trajectories on the tasks of stage 1, their answers corrected: the positive comes first.
 
     As many a task as stage 1 samples, at its temperature. What is asked of which tool stays as it was, and invalid
-    trajectories are left out.
+    trajectories are left out. In random order.
     """
     settings, agent = experiment.profile["rta"], experiment.profile["agent"]
     tasks = experiment.training[: settings["steps"] * settings["tasks_per_step"]]
@@ -33,7 +34,8 @@ def corrected(experiment: Experiment, chat: ChatFormat) -> list[Trajectory]:
         for trajectory in played
         if trajectory.valid
     )
-    return [trajectory for trajectory in better if trajectory.valid]
+    rows = [trajectory for trajectory in better if trajectory.valid]
+    return [rows[i] for i in np.random.default_rng((experiment.seed, 9)).permutation(len(rows))]
 
 
 def correct(trajectory: Trajectory, positive: int, context: TaskContext, chat: ChatFormat) -> Trajectory:

@@ -1,9 +1,11 @@
-"""trl's arguments for a stage, out of a profile's settings, and what must hold of these on this machine."""
+"""trl's arguments for a stage, out of a profile's settings, and what all processes share: passes and gradients."""
 
 import os
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+from accelerate.utils import reduce
 from transformers.integrations import get_available_reporting_integrations
 from trl import GRPOConfig, SFTConfig
 
@@ -36,6 +38,7 @@ def sft_config(settings: dict, dtype: str, seed: int, output_dir: str, report_to
         output_dir,
         **_common(settings, dtype, seed),
         max_length=None,
+        train_sampling_strategy="sequential",  # demonstrations of one task stay together
         per_device_train_batch_size=settings["micro_batch"],
         gradient_accumulation_steps=passes(settings, "batch", "micro_batch"),
         report_to=report_to,
@@ -70,6 +73,20 @@ def passes(settings: Mapping[str, Any], of_step: str, at_once: str, section: str
             f"({section}{at_once}) in each of {processes.count()} processes; set it so, or a smaller {at_once}."
         )
     return settings[of_step] // part
+
+
+def average_gradients(model: torch.nn.Module) -> None:
+    """Give all processes the mean of their gradients, which is what one process with all the shares would have.
+
+    DistributedDataParallel would do so if the loss came from its own forward pass; prompts are shared around it.
+    """
+    if processes.count() == 1:
+        return
+    trained = [p for p in model.parameters() if p.requires_grad]
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
+    mean = reduce(torch.cat([gradient.flatten() for gradient in gradients]), "mean")
+    for parameter, part in zip(trained, mean.split([p.numel() for p in trained]), strict=True):
+        parameter.grad = part.view_as(parameter).clone()
 
 
 def check_settings(settings: dict) -> None:

@@ -27,7 +27,7 @@ from agenticrec_lite.policy import Policy, fp32_adapter
 from agenticrec_lite.rewards import group_advantages
 from agenticrec_lite.runs import Run, processes
 from agenticrec_lite.tools import TaskContext
-from agenticrec_lite.training.arguments import grpo_config
+from agenticrec_lite.training.arguments import average_gradients, grpo_config
 from agenticrec_lite.training.checkpoint import Checkpoints
 from agenticrec_lite.training.log import step_metrics, trajectory_rows
 from agenticrec_lite.training.scoring import action_logprobs
@@ -200,20 +200,9 @@ class ListwiseGRPOTrainer(GRPOTrainer):
         smaller = f"{self.stage}.micro_groups, {self.stage}.group_size or agent.max_completion_tokens"
         with enough_memory(f"an update of {self.stage.upper()}", smaller):
             loss = super().training_step(model, inputs, num_items_in_batch)
-            if self.accelerator.sync_gradients and processes.count() > 1:
-                self._average_gradients()
+            if self.accelerator.sync_gradients:
+                average_gradients(self.model)
         return loss
-
-    def _average_gradients(self) -> None:
-        """Give all processes the mean of their gradients, which is what one process with all the shares would have.
-
-        DistributedDataParallel would do so if the loss came from its own forward pass; prompts are shared around it.
-        """
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
-        mean = self.accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "mean")
-        for parameter, part in zip(trained, mean.split([p.numel() for p in trained]), strict=True):
-            parameter.grad = part.view_as(parameter).clone()
 
     def _get_grad_norm(self, model, grad_norm=None):
         """The gradient's norm; a gradient that is not finite, or has no evidence behind it, is removed.

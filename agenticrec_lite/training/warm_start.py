@@ -1,9 +1,9 @@
 """Warm start: supervised steps that teach a language model the protocol, before reinforcement learning.
 
 A model of 135 million parameters calls no tools when it is only told how; the paper's, of four billion, needs none of
-this. The demonstrations are scripted: a teacher calls tools at random, with a habit of asking about the user and the
-items rather than for ordered lists, and answers with one of the orders that it has been shown. It does not know the
-positive. Which tool is worth asking, and which list is worth following, is left for reinforcement learning to find.
+this. The demonstrations are scripted: a teacher calls tools at random and answers with one of the orders that it has
+been shown, or with the given one if it was shown none. It does not know the positive. Which tool is worth asking, and
+which list is worth following, is left for reinforcement learning to find.
 """
 
 import time
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
@@ -20,14 +21,14 @@ from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.policy import fp32_adapter
 from agenticrec_lite.runs import Run, processes
-from agenticrec_lite.training.arguments import sft_config
+from agenticrec_lite.training.arguments import average_gradients, sft_config
 from agenticrec_lite.training.nano.teacher import play, scripted_ranking
+from agenticrec_lite.training.scoring import action_logprobs, pad
 
 if TYPE_CHECKING:
     from agenticrec_lite.training.pipeline import Experiment
 
 CALLS = (0.5, 0.3, 0.2)  # probability of 1, 2, 3 calls before the answer
-HABIT = 2.0  # how much more often than for ordered lists the teacher asks for anything else
 
 
 def warm_start(experiment: "Experiment") -> None:
@@ -50,7 +51,7 @@ def fine_tune(
     rows = demonstrate(experiment, ChatFormat.of(policy.tokenizer, policy.brief))
     dtype, scratch = experiment.profile["policy"]["dtype"], experiment.scratch(stage, f"{stage}_trainer")
     report_to = experiment.profile["tracking"]["report_to"]
-    trainer = SFTTrainer(
+    trainer = DemonstrationTrainer(
         policy.model,
         args=sft_config(settings, dtype, experiment.seed, scratch, report_to),
         train_dataset=Dataset.from_list([as_row(row) for row in rows]),
@@ -68,13 +69,19 @@ def fine_tune(
 
 
 def demonstrations(experiment: "Experiment", chat: ChatFormat) -> list[Trajectory]:
-    """Scripted trajectories, steps x batch of them, one a task, played in the environment that rollouts play in."""
+    """Scripted trajectories, steps x batch of them, played in the environment that rollouts play in.
+
+    Those that go through the model together (`micro_batch`) are of one task, for then they share their prompt.
+    """
     settings, rng = experiment.profile["warm_start"], np.random.default_rng((experiment.seed, 8))
-    tasks = experiment.training[-settings["steps"] * settings["batch"] :]
+    copies = settings["micro_batch"]
+    tasks = experiment.training[-(settings["steps"] * settings["batch"] // copies) :]
     played = []
     for task, context in zip(tasks, experiment.early_toolbox.contexts(tasks), strict=True):
-        turns = scripted_ranking(context, rng, 1 + int(rng.choice(len(CALLS), p=CALLS)), favour=HABIT)
-        played.append(play(turns, context, chat, "rank", chat.prompt_ids(context)))
+        prompt = chat.prompt_ids(context)
+        for _ in range(copies):
+            turns = scripted_ranking(context, rng, 1 + int(rng.choice(len(CALLS), p=CALLS)))
+            played.append(play(turns, context, chat, "rank", prompt))
     return played
 
 
@@ -85,8 +92,34 @@ def as_row(trajectory: Trajectory) -> dict[str, list[int]]:
     return {"input_ids": trajectory.prompt_ids + trajectory.completion_ids, "labels": labels}
 
 
+class DemonstrationTrainer(SFTTrainer):
+    """SFT whose loss is computed as GRPO's is: what demonstrations of one task have in common is run once."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Cross-entropy, in nats an action token of the step (`num_items_in_batch` of them in all processes)."""
+        rows = zip(*(inputs[name].tolist() for name in ("input_ids", "labels", "attention_mask")), strict=True)
+        prompts: dict[tuple, int] = {}
+        completions, actions, group_of = [], [], []
+        for ids, labels, mask in rows:
+            own = [label != -100 for label in labels[: sum(mask)]]
+            begin = own.index(True)
+            group_of.append(prompts.setdefault(tuple(ids[:begin]), len(prompts)))
+            completions.append(ids[begin : len(own)])
+            actions.append(own[begin:])
+        parts = *pad(list(prompts), 0, left=True), *pad(completions, 0), pad(actions, 0)[0].bool()
+        parts = (part.to(inputs["input_ids"].device) for part in (*parts, torch.tensor(group_of)))
+        logprobs, _ = action_logprobs(self.accelerator.unwrap_model(model), *parts)
+        return -logprobs.sum() / num_items_in_batch * processes.count()
+
+    def training_step(self, *args, **kwargs):
+        loss = super().training_step(*args, **kwargs)
+        if self.accelerator.sync_gradients:
+            average_gradients(self.model)
+        return loss
+
+
 class _Log(TrainerCallback):
-    """A row of metrics.csv a step: cross-entropy in nats and accuracy over the tokens of the policy's turns."""
+    """A row of metrics.csv a step: cross-entropy in nats over the tokens of the policy's turns."""
 
     def __init__(self, run: Run, stage: str, bar: tqdm):
         self.run, self.stage, self.bar, self.started = run, stage, bar, time.monotonic()
@@ -94,9 +127,9 @@ class _Log(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **_) -> None:
         if "grad_norm" not in logs:
             return
-        row = {"action_ce": logs["loss"], "accuracy": logs["mean_token_accuracy"], "grad_norm": logs["grad_norm"]}
-        row |= {"learning_rate": logs["learning_rate"], "seconds_update": time.monotonic() - self.started}
+        row = {"action_ce": logs["loss"], "grad_norm": logs["grad_norm"], "learning_rate": logs["learning_rate"]}
+        row["seconds_update"] = time.monotonic() - self.started
         self.run.log_metrics({"stage": self.stage, "step": state.global_step, **row})
         self.started = time.monotonic()
         self.bar.update()
-        self.bar.set_postfix(ce=f"{row['action_ce']:.3f}", accuracy=f"{row['accuracy']:.2f}")
+        self.bar.set_postfix(ce=f"{row['action_ce']:.3f}")
