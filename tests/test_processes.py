@@ -170,7 +170,7 @@ def shop(tmp_path) -> Path:
 @pytest.mark.all
 def test_the_whole_way_in_two_processes(tmp_path, shop):
     """One table, one record; what does not depend on drawn rollouts is as in one process."""
-    settings = ["evaluation.n_test=25", "warm_start.steps=1", "warm_start.micro_batch=4"]
+    settings = ["evaluation.n_test=25", "warm_start.steps=2", "warm_start.warmup_steps=0", "warm_start.micro_batch=4"]
     run = ["--dataset", shop, *(word for each in settings for word in ("--set", each)), "--out"]
     printed = launch("-m", "agenticrec_lite.cli", "run", *run, tmp_path / "two", AGENTICREC_BUDGET="short")
     assert printed.count("test tasks, 95% intervals below") == 1, printed
@@ -183,7 +183,8 @@ def test_the_whole_way_in_two_processes(tmp_path, shop):
     assert ranks[0][same].equals(ranks[1][same])
     (one, played), (two, played_by_two) = record(tmp_path / "one"), record(tmp_path / "two")
     assert one[["stage", "step"]].equals(two[["stage", "step"]])
-    assert two["action_ce"][0] == pytest.approx(one["action_ce"][0], rel=1e-3)  # of the warm start
+    for name in ("action_ce", "grad_norm"):  # of the warm start; the second step stands on the first one's gradient
+        assert two[name][:2].tolist() == pytest.approx(one[name][:2].tolist(), rel=1e-2)
     frozen = [[row for row in rows if row["stage"] == "evaluate_frozen_greedy"] for rows in (played, played_by_two)]
     assert frozen[0] == frozen[1] and len(frozen[0]) == 25
     trained = [

@@ -13,7 +13,6 @@ from agenticrec_lite.profiles import load_profile
 from agenticrec_lite.runs import open_run, read_metrics
 from agenticrec_lite.training.nano.worlds import random_world
 from agenticrec_lite.training.pipeline import Experiment
-from agenticrec_lite.training.scoring import pad, predictor_states, token_logprobs
 from agenticrec_lite.training.warm_start import as_row, demonstrations, warm_start
 
 
@@ -65,6 +64,13 @@ def test_demonstrations_call_a_mix_of_tools_and_answer_by_what_they_saw(experime
     assert [t.completion_ids for t in demonstrations(experiment, chat)] == [t.completion_ids for t in played]
 
 
+def test_those_that_go_through_the_model_together_share_their_prompt(experiment, chat):
+    played = demonstrations(experiment, chat)
+    together = [tuple(t.prompt_ids for t in played[i : i + 2]) for i in range(0, 8, 2)]
+    assert all(first == second for first, second in together) and len({str(first) for first, _ in together}) == 4
+    assert any(played[i].completion_ids != played[i + 1].completion_ids for i in range(0, 8, 2))
+
+
 def test_only_what_the_policy_wrote_is_learnt(experiment, chat):
     for trajectory in demonstrations(experiment, chat):
         row = as_row(trajectory)
@@ -91,18 +97,20 @@ def test_the_stage_moves_the_adapter_saves_it_and_is_not_run_again(experiment, c
     assert "policy" not in vars(experiment)  # it was not even loaded
 
 
-def test_trls_loss_is_the_one_that_rollouts_are_scored_with(experiment, chat):
-    """SFT and RL see identical strings: the first step's cross-entropy, computed with the RL stages' own code."""
-    experiment.profile["warm_start"] |= {"steps": 1, "batch": 4, "micro_batch": 4}
-    rows = demonstrations(experiment, chat)
-    prompts, prompt_mask = pad([t.prompt_ids for t in rows], 0, left=True)
-    ids, mask = pad([t.completion_ids for t in rows], 0)
-    actions = pad([t.action_mask for t in rows], 0)[0].bool()
+def test_loss_and_gradient_are_those_of_each_demonstration_by_itself(experiment, chat):
+    """Prompts are shared and passes accumulated; transformers' own loss, one row at a time, is the reference."""
+    experiment.profile["warm_start"] |= {"steps": 1, "batch": 4, "micro_batch": 2}
+    rows, model = [as_row(t) for t in demonstrations(experiment, chat)], experiment.policy.model
+    learnt = [sum(label != -100 for label in row["labels"]) for row in rows]
+    for row, n in zip(rows, learnt, strict=True):
+        (model(**{name: torch.tensor([ids]) for name, ids in row.items()}).loss * n / sum(learnt)).backward()
+    gradients = [p.grad for p in model.parameters() if p.requires_grad]
     with torch.no_grad():
-        states = predictor_states(experiment.policy.model, prompts, prompt_mask, ids, mask, torch.arange(4))
-        expected = -token_logprobs(experiment.policy.model, states[actions], ids[actions])[0].mean()
+        losses = [float(model(**{name: torch.tensor([ids]) for name, ids in row.items()}).loss) for row in rows]
     warm_start(experiment)
-    assert read_metrics(experiment.run.folder)["action_ce"][0] == pytest.approx(float(expected), rel=1e-3)
+    logged = read_metrics(experiment.run.folder).iloc[0]
+    assert logged["action_ce"] == pytest.approx(np.average(losses, weights=learnt), rel=1e-3)
+    assert logged["grad_norm"] == pytest.approx(float(torch.cat([g.flatten() for g in gradients]).norm()), rel=1e-3)
 
 
 def test_a_profile_without_a_warm_start_leaves_nothing(experiment):
