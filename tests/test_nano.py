@@ -32,13 +32,13 @@ def test_every_script_of_every_world_is_a_valid_trajectory(tiny):
     for _ in range(60):
         world = random_world(rng)
         for n_calls in (0, 1, 3, 5):
-            trajectory = play(scripted_ranking(world, rng, n_calls), world, chat)
+            trajectory = play(scripted_ranking(world, rng, some_tools(rng, n_calls)), world, chat)
             assert trajectory.outcome == "answered" and trajectory.n_calls == n_calls
             kinds |= {step.tool for step in trajectory.steps if step.kind == "call"}
             kinds.add(re.search("keep|follow", trajectory.steps[-2].text)[0])
             for question in ("more", "less"):
                 environment = RankingEnvironment(world, question)
-                for turn in scripted_pair(world, rng, question, (3, 9), n_calls):
+                for turn in scripted_pair(world, rng, question, (3, 9), some_tools(rng, n_calls)):
                     environment.step(turn)
                 assert environment.answer in ("A", "B")
     assert len(kinds) == 7 + 2
@@ -48,7 +48,7 @@ def test_following_copies_the_list_that_was_shown():
     rng = np.random.default_rng(1)
     for _ in range(30):
         world = random_world(rng)
-        call, answer = scripted_ranking(world, rng, 1, ORDERING)
+        call, answer = scripted_ranking(world, rng, some_tools(rng, 1, ORDERING))
         environment = RankingEnvironment(world)
         shown = [int(n) for n in re.findall(r" (\d+):\d\d\b", environment.step(call).split("Candidates by")[1])]
         if "follow" in answer:
@@ -87,7 +87,7 @@ def test_pair_answers_agree_with_the_evidence_in_both_directions():
         world = random_world(rng)
         scores = shown_scores(world.collaborative.similar_users().scores)
         for question, sign in (("more", 1), ("less", -1)):
-            turns = scripted_pair(world, rng, question, (1, 2), 7)
+            turns = scripted_pair(world, rng, question, (1, 2), some_tools(rng, 7))
             think = re.search(r"similar users: A (\d+) B (\d+)", turns[-1])
             if think:
                 assert [int(think[1]), int(think[2])] == scores[:2].tolist()

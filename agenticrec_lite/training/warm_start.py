@@ -22,7 +22,7 @@ from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.policy import fp32_adapter
 from agenticrec_lite.runs import Run, processes
 from agenticrec_lite.training.arguments import average_gradients, sft_config
-from agenticrec_lite.training.nano.teacher import play, scripted_ranking
+from agenticrec_lite.training.nano.teacher import play, scripted_ranking, some_tools
 from agenticrec_lite.training.scoring import action_logprobs, pad
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def demonstrations(experiment: "Experiment", chat: ChatFormat) -> list[Trajector
     for task, context in zip(tasks, experiment.early_toolbox.contexts(tasks), strict=True):
         prompt = chat.prompt_ids(context)
         for _ in range(copies):
-            turns = scripted_ranking(context, rng, 1 + int(rng.choice(len(CALLS), p=CALLS)))
+            turns = scripted_ranking(context, rng, some_tools(rng, 1 + int(rng.choice(len(CALLS), p=CALLS))))
             played.append(play(turns, context, chat, "rank", prompt))
     return played
 

@@ -1,6 +1,7 @@
 """What nano is taught with: drills of bare lists first, then whole worlds, as batches of scripted trajectories."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -55,7 +56,7 @@ def _drills(chat: ChatFormat, rng: np.random.Generator, n_calls: int, contrast: 
         if contrast:
             groups.append(_each_followed(world, chat, rng, n_calls, start))
         else:
-            turns = teacher.scripted_ranking(world, rng, n_calls, teacher.ORDERING)
+            turns = teacher.scripted_ranking(world, rng, teacher.some_tools(rng, n_calls, teacher.ORDERING))
             groups.append([teacher.play(turns, world, chat, "rank", start)])
     return groups
 
@@ -79,13 +80,13 @@ def _answer_only(row: Trajectory) -> Trajectory:
 
 
 def _world(chat: ChatFormat, rng: np.random.Generator, n_calls: int, favour: float) -> list[Trajectory]:
-    context = random_world(rng)
+    context, tools = random_world(rng), partial(teacher.some_tools, rng, n_calls, favour=favour)
     if rng.random() < PAIRS:
         question = str(rng.choice(["more", "less"]))
         pair = tuple((rng.choice(N_CANDIDATES, 2, replace=False) + 1).tolist())
         prompt = chat.prompt_ids(context, question, pair)
-        scripts = [teacher.scripted_pair(context, rng, question, pair, n_calls, favour) for _ in range(EPISODES)]
+        scripts = [teacher.scripted_pair(context, rng, question, pair, tools()) for _ in range(EPISODES)]
     else:
         question, prompt = "rank", chat.prompt_ids(context)
-        scripts = [teacher.scripted_ranking(context, rng, n_calls, favour=favour) for _ in range(EPISODES)]
+        scripts = [teacher.scripted_ranking(context, rng, tools()) for _ in range(EPISODES)]
     return [teacher.play(turns, context, chat, question, prompt) for turns in scripts]

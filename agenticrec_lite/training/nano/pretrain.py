@@ -24,7 +24,7 @@ from agenticrec_lite.training.nano.card import write_card, write_log
 from agenticrec_lite.training.nano.exam import exam
 from agenticrec_lite.training.nano.lessons import CALLS, Batch, batch
 from agenticrec_lite.training.nano.muon import Muon
-from agenticrec_lite.training.nano.teacher import scripted_ranking
+from agenticrec_lite.training.nano.teacher import scripted_ranking, some_tools
 from agenticrec_lite.training.nano.tokenizer import train_tokenizer
 from agenticrec_lite.training.nano.worlds import random_world
 from agenticrec_lite.training.scoring import pad, predictor_states
@@ -61,7 +61,7 @@ def new_tokenizer(rng: np.random.Generator, worlds: int = 1500) -> PreTrainedTok
         context = random_world(rng)
         environment = RankingEnvironment(context)
         texts.append(task_prompt(context))
-        for turn in scripted_ranking(context, rng, int(rng.choice(len(CALLS), p=CALLS))):
+        for turn in scripted_ranking(context, rng, some_tools(rng, int(rng.choice(len(CALLS), p=CALLS)))):
             texts += [turn, environment.step(turn) or ""]
     return train_tokenizer(texts)
 

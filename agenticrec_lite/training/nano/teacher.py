@@ -93,34 +93,17 @@ def follow_each(script: Script) -> list[str]:
     return [follow(script, source) for source in listed]
 
 
-def scripted_ranking(
-    context: TaskContext,
-    rng: np.random.Generator,
-    n_calls: int,
-    tools: Sequence[str] = tuple(TOOLS),
-    favour: float = 1.0,
-) -> list[str]:
-    """All turns of a trajectory that ends in a top ten by one of the lists it was shown.
-
-    Args:
-        context, rng: The world.
-        n_calls: Tool calls before the answer, all of different tools.
-        tools, favour: To choose from, see `some_tools`.
-    """
-    script = scripted_calls(context, rng, some_tools(rng, n_calls, tools, favour))
+def scripted_ranking(context: TaskContext, rng: np.random.Generator, tools: Sequence[str]) -> list[str]:
+    """All turns of a trajectory that calls `tools` and ends in a top ten by one of the lists it was shown."""
+    script = scripted_calls(context, rng, tools)
     return [*script.turns, str(rng.choice(follow_each(script)))]
 
 
 def scripted_pair(
-    context: TaskContext,
-    rng: np.random.Generator,
-    question: str,
-    pair: tuple[int, int],
-    n_calls: int,
-    favour: float = 1.0,
+    context: TaskContext, rng: np.random.Generator, question: str, pair: tuple[int, int], tools: Sequence[str]
 ) -> list[str]:
-    """All turns of a trajectory that ends in A or B: the higher summed score is the more likely one."""
-    script = scripted_calls(context, rng, some_tools(rng, n_calls, favour=favour))
+    """All turns of a trajectory that calls `tools` and ends in A or B: the higher summed score is the more likely."""
+    script = scripted_calls(context, rng, tools)
     sources = choose_sources(script, rng)
     if not sources:
         return [*script.turns, write_answer(str(rng.choice(["A", "B"])), "I have no evidence, I guess.")]
