@@ -5,7 +5,7 @@
 Each in a process of its own, one after the other, with all threads. Memory: of the weights, and the process's peak
 during the steps above what it held after loading. Speed: tokens a second of the steps, a shared prompt counted once.
 Quality: cross-entropy (nats an action token) of demonstrations that no step saw, before and after. Writes
-runs/bench/qlora.json; wants the machine for itself, an estimated 45 minutes a base on two cores without bf16. A CPU
+runs/bench/qlora.json; wants the machine for itself, an estimated 55 minutes a base on two cores without bf16. A CPU
 without bf16 leaves the bases out that compute in it.
 """
 

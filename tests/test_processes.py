@@ -184,7 +184,7 @@ def test_the_whole_way_in_two_processes(tmp_path, shop):
     (one, played), (two, played_by_two) = record(tmp_path / "one"), record(tmp_path / "two")
     assert one[["stage", "step"]].equals(two[["stage", "step"]])
     for name in ("action_ce", "grad_norm"):  # of the warm start; the second step stands on the first one's gradient
-        assert two[name][:2].tolist() == pytest.approx(one[name][:2].tolist(), rel=1e-2)
+        assert two[name][:2].tolist() == pytest.approx(one[name][:2].tolist(), rel=1e-3)
     frozen = [[row for row in rows if row["stage"] == "evaluate_frozen_greedy"] for rows in (played, played_by_two)]
     assert frozen[0] == frozen[1] and len(frozen[0]) == 25
     trained = [
