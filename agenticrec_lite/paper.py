@@ -50,6 +50,11 @@ def verdict(paper: float, ours: Mapping | None) -> str:
     return "same direction" if side * ours["difference"] > 0 else "not reproduced"
 
 
+def _ours(pooled: Mapping, method: str) -> str:
+    """Our counterpart of a method: the paper's frozen policy speaks the protocol, ours perhaps after a warm start."""
+    return "warm_start" if method == "frozen" and "warm_start" in pooled["metrics"] else method
+
+
 def beside_paper(pooled: Mapping) -> pd.DataFrame:
     """Every figure of the paper's that we know, ours beside it, and by how much ours deviates; NaN where we have none.
 
@@ -59,7 +64,7 @@ def beside_paper(pooled: Mapping) -> pd.DataFrame:
     rows = []
     for data, methods in PAPER.items():
         for method, figures in methods.items():
-            ours = pooled["metrics"].get(method)
+            ours = pooled["metrics"].get(_ours(pooled, method))
             for metric in (name for name in _COLUMNS if figures[name] is not None):
                 known = (ours[metric], *ours["ci95"][metric]) if ours else (np.nan,) * 3
                 rows.append((method, metric, data, figures[metric], *known, known[0] - figures[metric]))
@@ -74,9 +79,10 @@ def claims(pooled: Mapping) -> pd.DataFrame:
     """
     rows = []
     for claim, a, b in CLAIMS:
+        ours = pooled["differences"].get(f"{_ours(pooled, a)} - {_ours(pooled, b)}", {})
         for data, figures in ((data, figures) for data, figures in PAPER.items() if {a, b} <= set(figures)):
             for metric in (m for m in _COLUMNS if None not in (figures[a][m], figures[b][m])):
-                paper, ours = figures[a][metric] - figures[b][metric], pooled["differences"].get(f"{a} - {b}", {})
+                paper = figures[a][metric] - figures[b][metric]
                 known = ours.get(metric, {"difference": np.nan, "ci95": [np.nan] * 2})
                 shown = (paper, known["difference"], *known["ci95"], verdict(paper, ours.get(metric)))
                 rows.append((claim, data, metric, *shown))

@@ -15,6 +15,7 @@ from agenticrec_lite.training.log import COMPARED, METHODS
 
 SHOWN = ("H@1", "H@5", "H@10", "N@5", "N@10")
 
+REASONING = {"frozen_r": "reasoning-untrained", "trained_r": "reasoning"}  # the paper's R -> the variant that is it
 VARIANTS = (
     "Differences are paired, on the tasks that both have. Intervals are over users and take the trained policies as "
     "they are: another training may differ by more, so look at *each seed*, and take a single seed as an idea only."
@@ -72,6 +73,23 @@ def _check_same(folders: Sequence[str | Path]) -> None:
         raise UserError(f"{' and '.join(twice)} hold the same seed, whose tasks would count twice; report one of them.")
 
 
+def with_reasoning(pooled: dict, runs: Mapping[str, Sequence[Path]]) -> dict:
+    """Pooled runs with the paper's R, reasoning without tools, if such variants are there: figures, and tools minus R.
+
+    Args:
+        pooled: Of the recipe.
+        runs: Of its dataset and profile, as `collect` gives them.
+    """
+    for name, variant in REASONING.items():
+        if not (folders := runs.get(variant)):
+            continue
+        own, figures, method = _figures(folders)
+        both = own.merge(_ranks(runs[""]), on=["seed", "task_id"], suffixes=("_r", ""))
+        apart = {m: paired_difference(both[method], both[f"{method}_r"], both["user"], m) for m in SHOWN}
+        pooled["metrics"][name], pooled["differences"][f"{method} - {name}"] = figures, apart
+    return pooled
+
+
 def collect(folders: Sequence[str | Path]) -> dict[tuple[str, str], dict[str, list[Path]]]:
     """Finished runs at or below some folders: by dataset and profile, then by variant; "" is the recipe itself.
 
@@ -103,10 +121,8 @@ def ablations(runs: Mapping[str, Sequence[Path]]) -> pd.DataFrame:
     for name, folders in runs.items():
         if not name:
             continue
-        _check_same(folders)
         results, about = [read_result(folder) for folder in folders], read_result(folders[0])["variant"]
-        own, method = _ranks(folders), about["method"]
-        figures = summarize(own[method], own["user"]) | _shares(method, results, own["seed"].value_counts(sort=False))
+        own, figures, method = _figures(folders)
         rows[name] = {
             "question": about["question"], "against": about["against"], "seeds": len(folders), "n": len(own),
             "H@1": figures["H@1"], "N@10": figures["N@10"], "low": figures["ci95"]["N@10"][0],
@@ -114,6 +130,15 @@ def ablations(runs: Mapping[str, Sequence[Path]]) -> pd.DataFrame:
             "minutes": np.mean([sum(result["seconds"].values()) for result in results]) / 60,
         } | (_apart(own, method, runs, about["against"]) if about["paired"] else {})  # fmt: skip
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _figures(folders: Sequence[Path]) -> tuple[pd.DataFrame, dict, str]:
+    """Of a variant: its ranks, the figures of its method, and that method's name."""
+    _check_same(folders)
+    results, own = [read_result(folder) for folder in folders], _ranks(folders)
+    method = results[0]["variant"]["method"]
+    shares = _shares(method, results, own["seed"].value_counts(sort=False))
+    return own, summarize(own[method], own["user"]) | shares, method
 
 
 def _ranks(folders: Sequence[Path]) -> pd.DataFrame:
@@ -188,7 +213,7 @@ def full_report(folders: Sequence[str | Path], out: str | Path | None = None) ->
     for (dataset, profile), runs in collect(folders).items():
         parts.append(f"# {dataset}, {profile}")
         if plain := runs.get(""):
-            pooled = pool(plain)
+            pooled = with_reasoning(pool(plain), runs)
             parts += [markdown(pooled), "## The paper's claims", table_text(claims(pooled))]
             parts += ["## Seconds", table_text(costs(plain).reset_index(), 0)]
             metrics = {f"seed {read_result(run)['seed']}": read_metrics(run) for run in plain}
@@ -243,7 +268,10 @@ def costs(folders: Sequence[str | Path]) -> pd.DataFrame:
     """A row a run: seconds of each stage, peak memory in MB, tokens of a trajectory in each stage's last step."""
     rows = []
     for folder in folders:
-        result, last = read_result(folder), read_metrics(folder).groupby("stage", sort=False).last()
+        result, steps = read_result(folder), read_metrics(folder)
+        last = steps.groupby("stage", sort=False).last()
         tokens = {f"tokens, {stage}": n for stage, n in last["completion_tokens"].items()}
-        rows.append({"seed": result["seed"], **result["seconds"], "peak_rss_mb": result["peak_rss_mb"], **tokens})
+        taken = steps.filter(like="seconds_").groupby(steps["stage"]).sum().sum(axis=1)  # a killed run's timer has less
+        seconds = {stage: max(s, taken.get(stage, 0.0)) for stage, s in result["seconds"].items()}
+        rows.append({"seed": result["seed"], **seconds, "peak_rss_mb": result["peak_rss_mb"], **tokens})
     return pd.DataFrame(rows).set_index("seed")

@@ -53,8 +53,12 @@ def play(name: str, base: Path, out: Path, settings: dict | None = None) -> dict
         if variant.prepare:
             variant.prepare(experiment)
         _train(experiment, variant, base)
-        pipeline.evaluate_stage(experiment, method(variant))
-        about = {"name": name, "question": variant.question, "method": method(variant), "against": variant.against}
+        before = pipeline.untrained(experiment)
+        method = {"test": "rta", "all": "ppr", "untrained": before}.get(variant.stage, variant.stage)
+        evaluate = pipeline.evaluate_untrained if variant.stage == "untrained" else pipeline.evaluate_stage
+        evaluate(experiment, method)
+        against = before if variant.against == "untrained" else variant.against
+        about = {"name": name, "question": variant.question, "method": method, "against": against}
         experiment.run.write_result(variant=about | {"paired": variant.paired})
         return finish(experiment)
 
@@ -70,11 +74,6 @@ def share_recommenders(experiment: Experiment) -> None:
         return FITTED[*same, part]
 
     experiment._fit = fit_once
-
-
-def method(variant: Variant) -> str:
-    """The name under which its figures go."""
-    return {"test": "rta", "all": "ppr"}.get(variant.stage, variant.stage)
 
 
 def _train(experiment: Experiment, variant: Variant, base: Path) -> None:

@@ -19,8 +19,8 @@ class Variant:
     Attributes:
         question: What it asks, for the report.
         stage: What it does anew: "rta", "ppr" (on the base run's RTA policy), "all" (baselines and both stages), "sft",
-            or "test" (only evaluates the base run's RTA policy).
-        against: What it is held against: a method of the base run, or another variant.
+            "test" (only evaluates the base run's RTA policy), or "untrained" (only the policy before RL).
+        against: What it is held against: a method of the base run ("untrained": the policy before RL), or a variant.
         settings: Of the profile, by dotted name.
         prepare: Changes the experiment before anything is made of it.
         reward, advantages: Of stage 1.
@@ -86,6 +86,8 @@ VARIANTS: dict[str, Variant] = {
                              reward=changes.at_random),
     "reasoning": Variant("R, reasoning alone: every tool answers with an error, in training and at the test",
                          broken=tuple(TOOLS)),
+    "reasoning-untrained": Variant("R before RL: every tool answers with an error", "untrained", "untrained",
+                                   broken=tuple(TOOLS)),
     "any-negative": Variant("Pairs with any other candidate instead of mined ones", "ppr", "ppr",
                             negative=any_negative),
     "hardest": Variant("Pairs with the first of the list", "ppr", "ppr", negative=hardest_negative),

@@ -108,7 +108,7 @@ def test_modules_and_functions_are_short(path: Path):
 
 def test_the_package_is_thin():
     total = sum(len(code_lines(path.read_text(encoding="utf-8"))) for path in MODULES)
-    assert total <= 5550, f"the package has {total} lines of code"
+    assert total <= 5575, f"the package has {total} lines of code"
 
 
 def test_code_lines_leaves_out_blanks_comments_and_docstrings():

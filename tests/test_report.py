@@ -105,3 +105,18 @@ def test_costs_are_those_of_each_run(folders):
     table = costs([folder for folder, _ in folders])
     assert table["rta"].tolist() == [60.0, 61.0] and (table["peak_rss_mb"] > 0).all()
     assert table["tokens, rta"].tolist() == [150, 151]  # of the last step
+
+
+def test_a_run_that_was_killed_costs_at_least_its_steps(folders):
+    with open_run(folders[0][0], {"seed": 0}) as run:
+        run.log_metrics({"stage": "rta", "step": 3, "seconds_rollout": 70.0, "seconds_update": 50.0})
+    assert costs([folder for folder, _ in folders])["rta"].tolist() == [120.0, 61.0]
+
+
+def test_the_papers_frozen_policy_is_ours_after_a_warm_start(folders):
+    pooled = pool([folder for folder, _ in folders])
+    pooled["metrics"] |= {"frozen": pooled["metrics"]["sasrec"], "warm_start": pooled["metrics"]["rta"]}
+    pooled["differences"] = {"rta - warm_start": {"H@1": {"difference": 0.2, "ci95": [0.1, 0.3]}}}
+    assert claims(pooled)["ours"].dropna().tolist() == [0.2]
+    table = beside_paper(pooled).set_index(["data", "method", "metric"])["ours"]
+    assert table["CDs", "frozen", "H@1"] == pooled["metrics"]["rta"]["H@1"]

@@ -15,7 +15,8 @@ from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.data import load_dataset, temporal_split
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.evaluation.metrics import paired_difference, summarize
-from agenticrec_lite.report import ablations, collect, full_report
+from agenticrec_lite.paper import claims
+from agenticrec_lite.report import ablations, collect, full_report, pool, with_reasoning
 from agenticrec_lite.rewards import group_advantages, listwise_reward
 from agenticrec_lite.runs import open_run, read_metrics
 from agenticrec_lite.tools import call_tool
@@ -179,7 +180,7 @@ def test_the_mean_of_several_is_of_standardised_scores():
 
 def test_every_variant_is_in_one_tier_and_held_against_something():
     assert sorted(name for names in TIERS.values() for name in names) == sorted(VARIANTS)
-    methods = {"rta", "ppr", "frozen_greedy"}
+    methods = {"rta", "ppr", "frozen_greedy", "untrained"}
     assert all(variant.against in methods | set(VARIANTS) for variant in VARIANTS.values())
     with pytest.raises(UserError, match="no variant 'huge'"):
         play("huge", ".", ".")
@@ -230,6 +231,20 @@ def test_a_variant_is_held_against_its_reference_task_by_task(results):
     assert table.loc["alone", "H@1 -"] == pytest.approx(wanted["difference"])
 
 
+def test_the_papers_reasoning_without_tools_is_the_variants(results):
+    folder, made = results
+    runs = collect([folder])["toy", "nano"]
+    assert not {"trained_r", "frozen_r"} & set(with_reasoning(pool(runs[""]), runs)["metrics"])
+    runs["reasoning"] = runs["no-bonus"]  # of the same method
+    found = with_reasoning(pool(runs[""]), runs)
+    plain, other = (pd.concat([made[seed][i] for seed in (0, 1)]) for i in (0, 1))
+    wanted = paired_difference(plain["rta"], other["rta"], plain["user"], "H@1")
+    assert found["differences"]["rta - trained_r"]["H@1"]["difference"] == pytest.approx(wanted["difference"])
+    assert found["metrics"]["trained_r"]["H@1"] == pytest.approx((other["rta"] == 1).mean())
+    told = claims(found).set_index("claim").loc["trained with tools beats trained without"]
+    assert set(told["verdict"]) != {"cannot be tested here"}
+
+
 def test_the_whole_report_is_text_and_a_figure(results, tmp_path):
     text = full_report([results[0]], tmp_path / "out")
     assert text == (tmp_path / "out/report.md").read_text()
@@ -269,13 +284,15 @@ def base(tmp_path_factory):
 @pytest.mark.all
 @pytest.mark.parametrize(("name", "settings"), [
     ("sft", {"warm_start.micro_batch": 4}), ("hardest", {}), ("shuffled-1", {}), ("asks-gru4rec", {}),
-    ("without-get_similar_users", {"rta.steps": 2}),
+    ("without-get_similar_users", {"rta.steps": 2}), ("reasoning-untrained", {}),
 ])  # fmt: skip
 def test_a_variant_goes_all_the_way_and_is_not_run_again(name, settings, base, tmp_path):
     result = play(name, base, tmp_path / name, settings)
     stage = VARIANTS[name].stage
-    found, trained = set(result["metrics"]), {"test": set(), "all": {"rta", "ppr"}}.get(stage, {stage})
-    assert found >= {"rta", "ppr", "gru4rec", "bayes"} if stage == "all" else found == (trained or {"rta"})
+    trained = {"test": set(), "untrained": set(), "all": {"rta", "ppr"}}.get(stage, {stage})
+    wanted = {"test": {"rta"}, "untrained": {"frozen", "frozen_greedy", "frozen_sampled"}}.get(stage, {stage})
+    found = set(result["metrics"])
+    assert found >= {"rta", "ppr", "gru4rec", "bayes"} if stage == "all" else found == wanted
     assert result["variant"]["name"] == name and result["n_test"] == 12
     assert (set(read_metrics(tmp_path / name)["stage"]) if trained else set()) == trained
     again = play(name, base, tmp_path / name, settings)

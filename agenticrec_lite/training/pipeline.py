@@ -196,10 +196,15 @@ def evaluate_untrained(experiment: Experiment, name: str) -> None:
     record(experiment, name, experiment.ranks[better], figures[better])
 
 
+def untrained(experiment: Experiment) -> str:
+    """The method that stands for the policy before RL."""
+    return "warm_start" if experiment.profile["warm_start"]["steps"] else "frozen"
+
+
 def evaluate_frozen(experiment: Experiment) -> None:
     """The untrained policy; and where the profile has a warm start, for want of the protocol, that."""
     evaluate_untrained(experiment, "frozen")
-    if experiment.profile["warm_start"]["steps"]:
+    if untrained(experiment) == "warm_start":
         warm_start(experiment)
         evaluate_untrained(experiment, "warm_start")
 
