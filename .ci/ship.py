@@ -1,6 +1,6 @@
 """Puts finished runs where the course finds them: `python .ci/ship.py runs/a runs/b ...` -> data/results.
 
-Without trajectories, which hold text of the dataset; with the adapters of both stages, of runs that are no variants.
+Without trajectories, which hold text of the dataset; with the adapters of all stages, of runs that are no variants.
 """
 
 import shutil
@@ -11,6 +11,7 @@ from agenticrec_lite.runs import read_config, read_ranks
 from agenticrec_lite.training.shipped import RESULTS
 
 FILES = ("config.yaml", "metrics.csv", "ranks.csv", "result.json", "state.json")
+STAGES = ("warm_start", "rta", "ppr")
 ADAPTERS = ("adapter_config.json", "adapter_model.safetensors")
 
 
@@ -25,7 +26,7 @@ def ship(run: Path) -> Path:
     place.mkdir(parents=True)
     for name in FILES if not variant else (name for name in FILES if name != "state.json"):
         shutil.copyfile(run / name, place / name)
-    for stage in () if variant else ("rta", "ppr"):
+    for stage in () if variant else (name for name in STAGES if (run / "checkpoints" / name).exists()):
         (place / "checkpoints" / stage).mkdir(parents=True)
         for name in ADAPTERS:
             shutil.copyfile(run / "checkpoints" / stage / name, place / "checkpoints" / stage / name)
