@@ -40,7 +40,7 @@ CPU_ENOUGH = 5e8  # parameters that a CPU may still train
 class Pace:
     """The throughput model: what a trajectory is like, and tokens a second.
 
-    nano's was measured on one core; smol's on two without bf16, in `benchmarks.bench`. For the GPUs it is a third of
+    nano's was measured on one core; smol's on two without AVX-512, in its run (medians). For the GPUs it is a third of
     the peak arithmetic, at six operations a parameter and token, and a decoding step of one millisecond a layer;
     nothing of it was measured.
 
