@@ -17,7 +17,7 @@ SEEDS = {"first": 3, "second": 3, "third": 1}
 STAGES = {  # of the base run, whose seconds are those of the variant; "sft" takes about what stage 1 takes
     "rta": ("recommenders", "rta", "evaluate_rta"), "sft": ("recommenders", "rta", "evaluate_rta"),
     "ppr": ("ppr", "evaluate_ppr"),
-    "test": ("evaluate_rta",),
+    "test": ("evaluate_rta",), "untrained": ("evaluate_frozen_greedy", "evaluate_frozen_sampled"),
     "all": ("recommenders", "baselines", "rta", "evaluate_rta", "mining", "ppr", "evaluate_ppr"),
 }  # fmt: skip
 ELSEWHERE = {  # is played on one dataset, or on the other only

@@ -55,8 +55,11 @@ def play(name: str, base: Path, out: Path, settings: dict | None = None) -> dict
         _train(experiment, variant, base)
         before = pipeline.untrained(experiment)
         method = {"test": "rta", "all": "ppr", "untrained": before}.get(variant.stage, variant.stage)
-        evaluate = pipeline.evaluate_untrained if variant.stage == "untrained" else pipeline.evaluate_stage
-        evaluate(experiment, method)
+        if variant.stage == "untrained":
+            pipeline.evaluate_untrained(experiment, method)
+        else:
+            temperature = experiment.profile["rta"]["temperature"] if variant.sampled else 0.0
+            pipeline.evaluate_stage(experiment, method, temperature)
         against = before if variant.against == "untrained" else variant.against
         about = {"name": name, "question": variant.question, "method": method, "against": against}
         experiment.run.write_result(variant=about | {"paired": variant.paired})
@@ -79,7 +82,7 @@ def share_recommenders(experiment: Experiment) -> None:
 def _train(experiment: Experiment, variant: Variant, base: Path) -> None:
     """The stage that the variant does anew, after those that it takes over."""
     if variant.stage in ("ppr", "test"):
-        take_over(experiment, _source(variant, base), "rta")
+        take_over(experiment, _source(variant, base, experiment.run.folder), "rta")
     elif settings_of(read_config(base))["warm_start"]["steps"]:
         take_over(experiment, base, "warm_start")
     if variant.stage == "sft" and not experiment.run.done("sft"):
@@ -94,11 +97,13 @@ def _train(experiment: Experiment, variant: Variant, base: Path) -> None:
         pipeline.train_ppr(experiment, _pairs(experiment, variant, base), variant.kinds)
 
 
-def _source(variant: Variant, base: Path) -> Path:
-    """The run whose policy is taken: the base, or the same seed's on another dataset.
+def _source(variant: Variant, base: Path, out: Path) -> Path:
+    """The run whose policy is taken: the base, the same seed's of another variant, or the same seed's on other data.
 
-    That is in a folder whose name differs in the dataset alone: runs/nano-ml-100k/seed-0, runs/nano-toystore/seed-0.
+    The last's folder differs in the dataset's name alone: runs/nano-ml-100k/seed-0, runs/nano-toystore/seed-0.
     """
+    if variant.policy_of:
+        return out.parent.with_name(variant.policy_of) / out.name
     config = read_config(base)
     if not variant.trained_on:
         return base

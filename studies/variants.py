@@ -28,6 +28,8 @@ class Variant:
         negative: Draws the negative of a mined pair.
         kinds: Of stage-2 questions.
         trained_on: The dataset of the run whose policy is tested, if it is not the base run.
+        policy_of: The variant whose stage-1 policy is tested, if it is not the base run's.
+        sampled: Whether answers are sampled, as rollouts are, and not decoded greedily.
         paired: Whether its test tasks are the base run's, so that differences can be taken task by task.
     """
 
@@ -42,6 +44,8 @@ class Variant:
     negative: Callable[[HardNegative, np.random.Generator], int] | None = None
     kinds: Sequence[str] = KINDS
     trained_on: str = ""
+    policy_of: str = ""
+    sampled: bool = False
     paired: bool = True
 
 
@@ -84,6 +88,8 @@ VARIANTS: dict[str, Variant] = {
     "no-bonus": Variant("No + 0.1 for a first place with a tool", reward=changes.without_bonus),
     "random-reward": Variant("Rewards that know nothing of the positive", against="frozen_greedy",
                              reward=changes.at_random),
+    "random-reward-sampled": Variant("The policy of random-reward, sampled as in training", "test", "frozen_sampled",
+                                     policy_of="random-reward", sampled=True),
     "reasoning": Variant("R, reasoning alone: every tool answers with an error, in training and at the test",
                          broken=tuple(TOOLS)),
     "reasoning-untrained": Variant("R before RL: every tool answers with an error", "untrained", "untrained",

@@ -317,6 +317,20 @@ def test_a_policy_of_another_dataset_is_tested_and_one_that_is_not_there_said(ba
 
 
 @pytest.mark.all
+def test_a_variants_policy_is_tested_again_sampled(base, tmp_path):
+    name, trained = "random-reward-sampled", tmp_path / "random-reward/seed-0"
+    with pytest.raises(UserError, match="random-reward/seed-0 holds no adapter"):
+        play(name, base, tmp_path / name / "seed-0")
+    shutil.copytree(base / "checkpoints/rta", trained / "checkpoints/rta")  # another's place, the same policy
+    result = play(name, base, tmp_path / name / "seed-0")
+    assert result["variant"]["against"] == "frozen_sampled"
+    greedy, sampled = ([row["steps"] for line in (run / "trajectories.jsonl").read_text().splitlines()
+                        if (row := json.loads(line))["stage"] == "evaluate_rta"]
+                       for run in (base, tmp_path / name / "seed-0"))  # fmt: skip
+    assert len(greedy) == len(sampled) == 12 and greedy != sampled
+
+
+@pytest.mark.all
 def test_delta_is_measured_before_between_and_after_steps(base, monkeypatch):
     monkeypatch.setattr(proposition2, "EVERY", 1)
     monkeypatch.setattr(proposition2, "PAIRS", 4)

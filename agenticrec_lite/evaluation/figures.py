@@ -31,10 +31,12 @@ METHODS = {  # name in result.json, top to bottom -> label, colour, marker
     "sasrec": ("SASRec", SOFT, "o"),
     "frozen": ("frozen policy", INK, "D"),
     "warm_start": ("warm start", INK, "D"),
+    "frozen_r": ("before RL, no tools", INK, "x"),
+    "trained_r": ("RTA, no tools", BLUE, "x"),
     "rta": ("RTA", BLUE, "o"),
     "ppr": ("RTA + PPR", VERMILLION, "s"),
 }
-POLICIES = ("frozen", "warm_start", "rta", "ppr")
+POLICIES = ("frozen", "warm_start", "frozen_r", "trained_r", "rta", "ppr")
 SIGNALS = {"reward_mean": "mean reward", "valid": "valid answers", "entropy": "surprise, nats a token",
            "grad_norm": "gradient norm"}
 DYNAMICS = {"positive_with_tool": "tool use where rewarded", "calls": "calls a trajectory", "right": "H@10 of rollouts",
