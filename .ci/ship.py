@@ -24,8 +24,9 @@ def ship(run: Path) -> Path:
         place = RESULTS / "studies" / place.parent.name / variant / place.name
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
-    for name in FILES if not variant else (name for name in FILES if name != "state.json"):
-        shutil.copyfile(run / name, place / name)
+    for name in (name for name in FILES if (run / name).exists()):  # a run that trains nothing has no metrics.csv
+        if not (variant and name == "state.json"):
+            shutil.copyfile(run / name, place / name)
     for stage in () if variant else (name for name in STAGES if (run / "checkpoints" / name).exists()):
         (place / "checkpoints" / stage).mkdir(parents=True)
         for name in ADAPTERS:
