@@ -180,7 +180,7 @@ def test_the_mean_of_several_is_of_standardised_scores():
 
 def test_every_variant_is_in_one_tier_and_held_against_something():
     assert sorted(name for names in TIERS.values() for name in names) == sorted(VARIANTS)
-    methods = {"rta", "ppr", "frozen_greedy", "untrained"}
+    methods = {"rta", "ppr", "frozen_greedy", "frozen_sampled", "untrained"}
     assert all(variant.against in methods | set(VARIANTS) for variant in VARIANTS.values())
     with pytest.raises(UserError, match="no variant 'huge'"):
         play("huge", ".", ".")
