@@ -24,9 +24,11 @@ def ship(run: Path) -> Path:
         place = RESULTS / "studies" / place.parent.name / variant / place.name
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
-    for name in (name for name in FILES if (run / name).exists()):  # a run that trains nothing has no metrics.csv
-        if not (variant and name == "state.json"):
-            shutil.copyfile(run / name, place / name)
+    without = {"state.json"} if variant else set()
+    if not (run / "metrics.csv").exists():  # it has trained nothing
+        without.add("metrics.csv")
+    for name in (name for name in FILES if name not in without):
+        shutil.copyfile(run / name, place / name)
     for stage in () if variant else (name for name in STAGES if (run / "checkpoints" / name).exists()):
         (place / "checkpoints" / stage).mkdir(parents=True)
         for name in ADAPTERS:

@@ -128,7 +128,10 @@ def take_over(experiment: Experiment, base: Path, stage: str) -> None:
     if experiment.run.done(stage):
         return
     if not adapter.exists():
-        raise UserError(f"{base} holds no adapter (checkpoints/{stage}); run it again with `agenticrec run`.")
+        raise UserError(
+            f"{base} holds no adapter (checkpoints/{stage}); make it with `agenticrec run`, or a variant's with "
+            "`python -m studies`."
+        )
     shutil.copytree(adapter, experiment.adapter(stage), dirs_exist_ok=True)
     check_adapter(experiment.run, stage)
     experiment.run.mark(stage)
