@@ -44,10 +44,11 @@ def missing(found: Mapping[tuple[str, str], dict], profile: str = "nano") -> Ite
 
 
 def minutes(variant: Variant, plain: Sequence[Path]) -> float:
-    """Of one seed, by the base runs; exploratory variants take half of the steps."""
+    """Of one seed, by the base runs; exploratory variants take half of the steps, other nanos their pre-training."""
     seconds = [read_result(run)["seconds"] for run in plain]
     share = {"rta": 0.5} if variant.against == "half" else {}
-    return sum(share.get(stage, 1) * np.median([run[stage] for run in seconds]) for stage in STAGES[variant.stage]) / 60
+    stages = sum(share.get(stage, 1) * np.median([run[stage] for run in seconds]) for stage in STAGES[variant.stage])
+    return float(stages / 60 + WIDTHS.get(variant.width, 0) * PRETRAINED)
 
 
 def zero_shot(folder: str) -> Iterator[dict]:
@@ -57,21 +58,13 @@ def zero_shot(folder: str) -> Iterator[dict]:
                "estimated minutes": TASKS * ZERO_SHOT / 60}  # fmt: skip
 
 
-def widths(plain: Sequence[Path]) -> Iterator[dict]:
-    """Rows of nano's other widths, which have to be pre-trained first."""
-    for width, times in WIDTHS.items():
-        cost = times * PRETRAINED + minutes(VARIANTS["half"], plain)
-        yield {"dataset": "ml-100k", "variant": f"width-{width}", "question": f"nano {width} wide, as `half`",
-               "seeds not run": 1, "estimated minutes": float(cost)}  # fmt: skip
-
-
 def main(folder: str, out: str) -> None:
     results = collect([folder])
     rows = [
         {"dataset": dataset, "variant": name, "question": VARIANTS[name].question, "seeds not run": left,
-         "estimated minutes": float(left * minutes(VARIANTS[name], results[dataset, "nano"][""]))}
+         "estimated minutes": left * minutes(VARIANTS[name], results[dataset, "nano"][""])}
         for dataset, name, left in missing(results)
-    ] + [*zero_shot(folder), *widths(results["ml-100k", "nano"][""])]  # fmt: skip
+    ] + list(zero_shot(folder))  # fmt: skip
     tables.write(Path(out), {"title": "Not run", "text": TEXT, "rows": rows})
 
 

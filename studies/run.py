@@ -14,6 +14,7 @@ from agenticrec_lite.training import pipeline
 from agenticrec_lite.training.checkpoint import check_adapter
 from agenticrec_lite.training.log import finish
 from agenticrec_lite.training.mining import HardNegative
+from agenticrec_lite.training.nano.pretrain import Recipe, pretrain
 from agenticrec_lite.training.pipeline import Experiment
 from agenticrec_lite.training.warm_start import fine_tune
 from studies.changes import out_of_order
@@ -45,6 +46,8 @@ def play(name: str, base: Path, out: Path, settings: dict | None = None) -> dict
         batch = rta["tasks_per_step"] * rta["group_size"]
         supervised = SUPERVISED | {"warm_start.steps": rta["steps"], "warm_start.batch": batch}
     overrides = sections | supervised | variant.settings | (settings or {})
+    if variant.width:
+        nano_of_width(variant.width, Path(overrides["policy.id"]))
     experiment = pipeline.start(config["dataset"], config["profile"], config["seed"], out, overrides, variant=name)
     with experiment.run, out_of_order(variant.broken):
         if "differences" in experiment.run.result:
@@ -64,6 +67,12 @@ def play(name: str, base: Path, out: Path, settings: dict | None = None) -> dict
         about = {"name": name, "question": variant.question, "method": method, "against": against}
         experiment.run.write_result(variant=about | {"paired": variant.paired})
         return finish(experiment)
+
+
+def nano_of_width(width: int, folder: Path) -> None:
+    """Pre-train a nano of another width by the shipped one's recipe; the card, written last, says that it is there."""
+    if not (folder / "README.md").exists():
+        pretrain(folder, Recipe(hidden=width))
 
 
 def share_recommenders(experiment: Experiment) -> None:

@@ -30,6 +30,7 @@ class Variant:
         trained_on: The dataset of the run whose policy is tested, if it is not the base run.
         policy_of: The variant whose stage-1 policy is tested, if it is not the base run's.
         sampled: Whether answers are sampled, as rollouts are, and not decoded greedily.
+        width: Of the nano that is its policy, if not the shipped one's; it is pre-trained first, unless it is there.
         paired: Whether its test tasks are the base run's, so that differences can be taken task by task.
     """
 
@@ -46,6 +47,7 @@ class Variant:
     trained_on: str = ""
     policy_of: str = ""
     sampled: bool = False
+    width: int = 0
     paired: bool = True
 
 
@@ -64,6 +66,11 @@ HALF = {"rta.steps": 20}  # of the exploratory variants; their reference is "hal
 
 def _exploratory(question: str, **fields) -> Variant:
     return Variant(question, against="half", **{"settings": HALF} | fields)
+
+
+def _width(width: int) -> Variant:
+    settings = HALF | {"policy.id": f"runs/nano-{width}"}
+    return _exploratory(f"nano {width} wide, not 128, pre-trained by the same recipe", settings=settings, width=width)
 
 
 def _groups(size: int) -> dict:
@@ -117,6 +124,7 @@ VARIANTS: dict[str, Variant] = {
        for n in (50, 100)},
     **{f"group-{size}": _exploratory(f"Groups of {size}, as many rollouts a step", settings=_groups(size))
        for size in (2, 4, 16)},
+    **{f"width-{width}": _width(width) for width in (64, 256)},
 }  # fmt: skip
 
 

@@ -16,9 +16,10 @@ from agenticrec_lite.data import load_dataset, temporal_split
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.evaluation.metrics import paired_difference, summarize
 from agenticrec_lite.paper import claims
+from agenticrec_lite.policy import NANO
 from agenticrec_lite.report import ablations, collect, full_report, pool, with_reasoning
 from agenticrec_lite.rewards import group_advantages, listwise_reward
-from agenticrec_lite.runs import open_run, read_metrics
+from agenticrec_lite.runs import open_run, read_config, read_metrics
 from agenticrec_lite.tools import call_tool
 from agenticrec_lite.training.mining import HardNegative
 from agenticrec_lite.training.nano.teacher import play as play_script
@@ -317,6 +318,23 @@ def test_a_policy_of_another_dataset_is_tested_and_one_that_is_not_there_said(ba
 
 
 @pytest.mark.all
+def test_another_width_is_pretrained_once_and_trained(base, tmp_path, monkeypatch):
+    made = []
+
+    def pretrain(folder, recipe):
+        made.append(recipe.hidden)
+        shutil.copytree(NANO, folder)
+
+    monkeypatch.setattr("studies.run.pretrain", pretrain)
+    settings = {"policy.id": str(tmp_path / "nano-64"), "rta.steps": 1}
+    for again in ("a", "b"):
+        result = play("width-64", base, tmp_path / again, settings)
+        assert result["variant"]["against"] == "half" and list(result["metrics"]) == ["rta"]
+        assert read_config(tmp_path / again)["policy"]["id"] == settings["policy.id"]
+    assert made == [64]
+
+
+@pytest.mark.all
 def test_a_variants_policy_is_tested_again_sampled(base, tmp_path):
     name, trained = "random-reward-sampled", tmp_path / "random-reward/seed-0"
     with pytest.raises(UserError, match="random-reward/seed-0 holds no adapter"):
@@ -367,8 +385,8 @@ def test_tables_of_studies_are_in_the_report_and_what_was_not_run_has_a_cost(res
     assert [row["estimated minutes"] for row in remaining.zero_shot(folder)] == [pytest.approx(53.3, abs=0.1)]
     tables.write(folder / "b/tables/y.json", {"title": f"{zero_shot.TITLE}: it", "text": "", "rows": []})
     assert not list(remaining.zero_shot(folder))
-    narrow, wide = (row["estimated minutes"] for row in remaining.widths([tmp_path / "run"]))
-    assert 4 < narrow < wide
+    narrow, wide = (remaining.minutes(VARIANTS[f"width-{width}"], [tmp_path / "run"]) for width in (64, 256))
+    assert narrow == pytest.approx(4 + 24) and wide == pytest.approx(4 + 180)  # and the pre-training
 
 
 @pytest.mark.parametrize(("words", "said"), [
