@@ -16,7 +16,7 @@ from agenticrec_lite.training.log import finish
 from agenticrec_lite.training.mining import HardNegative
 from agenticrec_lite.training.nano.pretrain import Recipe, pretrain
 from agenticrec_lite.training.pipeline import Experiment
-from agenticrec_lite.training.warm_start import fine_tune
+from agenticrec_lite.training.warm_start import fine_tune, warm_start
 from studies.changes import out_of_order
 from studies.sft import corrected
 from studies.variants import VARIANTS, Variant
@@ -94,6 +94,8 @@ def _train(experiment: Experiment, variant: Variant, base: Path) -> None:
         take_over(experiment, _source(variant, base, experiment.run.folder), "rta")
     elif settings_of(read_config(base))["warm_start"]["steps"]:
         take_over(experiment, base, "warm_start")
+    elif variant.stage == "rta":
+        warm_start(experiment)  # of the variants that have one
     if variant.stage == "sft" and not experiment.run.done("sft"):
         fine_tune(experiment, "sft", corrected)
     if variant.stage == "all":

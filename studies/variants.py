@@ -62,6 +62,7 @@ def hardest_negative(pair: HardNegative, rng: np.random.Generator) -> int:
 
 
 HALF = {"rta.steps": 20}  # of the exploratory variants; their reference is "half"
+WARM = {"warm_start.steps": 80, "warm_start.batch": 16, "warm_start.micro_batch": 4}
 
 
 def _exploratory(question: str, **fields) -> Variant:
@@ -122,19 +123,20 @@ VARIANTS: dict[str, Variant] = {
        for p in (25, 50, 75)},
     **{f"candidates-{n}": _exploratory(f"{n} candidates", prepare=changes.candidates(n), paired=False)
        for n in (50, 100)},
+    **{f"candidates-{n}-warm": _exploratory(f"{n} candidates, after a warm start on 1,280 scripted trajectories",
+                                            settings=HALF | WARM, prepare=changes.candidates(n), paired=False)
+       for n in (50, 100)},
     **{f"group-{size}": _exploratory(f"Groups of {size}, as many rollouts a step", settings=_groups(size))
        for size in (2, 4, 16)},
     **{f"width-{width}": _width(width) for width in (64, 256)},
 }  # fmt: skip
 
 
-def _is_second(name: str) -> bool:
-    return VARIANTS[name].against != "half" and name != "sft" and not name.startswith("asks-")
+def _tier(name: str) -> str:
+    if name == "sft" or name.startswith("asks-"):
+        return "first"
+    return "third" if name == "transfer" or VARIANTS[name].against == "half" else "second"
 
 
 # In the order in which they are run.
-TIERS = {
-    "first": ["sft", *(name for name in VARIANTS if name.startswith("asks-"))],
-    "second": [name for name in VARIANTS if _is_second(name)],
-    "third": [name for name, variant in VARIANTS.items() if variant.against == "half"],
-}
+TIERS = {tier: [name for name in VARIANTS if _tier(name) == tier] for tier in ("first", "second", "third")}
