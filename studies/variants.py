@@ -123,9 +123,8 @@ VARIANTS: dict[str, Variant] = {
        for p in (25, 50, 75)},
     **{f"candidates-{n}": _exploratory(f"{n} candidates", prepare=changes.candidates(n), paired=False)
        for n in (50, 100)},
-    **{f"candidates-{n}-warm": _exploratory(f"{n} candidates, after a warm start on 1,280 scripted trajectories",
-                                            settings=HALF | WARM, prepare=changes.candidates(n), paired=False)
-       for n in (50, 100)},
+    "candidates-50-warm": _exploratory("50 candidates, after a warm start on 1,280 scripted trajectories",
+                                       settings=HALF | WARM, prepare=changes.candidates(50), paired=False),
     **{f"group-{size}": _exploratory(f"Groups of {size}, as many rollouts a step", settings=_groups(size))
        for size in (2, 4, 16)},
     **{f"width-{width}": _width(width) for width in (64, 256)},
