@@ -30,11 +30,7 @@ CLAIMS = (  # what the paper says of two methods: claim, a, b; what it says of a
     ("trained with tools beats trained without", "rta", "trained_r"),
 )
 KNOWS_NO_ITEM = ("nano",)  # has never read an item's name: without tools its order is random, trained or not
-
-
-def about_reasoning() -> list[str]:
-    """The claims that hold tools against R, reasoning without them: a policy that knows no item cannot test these."""
-    return [claim for claim, _, b in CLAIMS if b in ("frozen_r", "trained_r")]
+ABOUT_R = [claim for claim, _, b in CLAIMS if b in ("frozen_r", "trained_r")]  # tools against reasoning without them
 
 
 def verdict(paper: float, ours: Mapping | None) -> str:
@@ -88,11 +84,10 @@ def claims(pooled: Mapping) -> pd.DataFrame:
     rows = []
     for claim, a, b in CLAIMS:
         ours = pooled["differences"].get(f"{_ours(pooled, a)} - {_ours(pooled, b)}", {})
-        says = {} if pooled["profile"] in KNOWS_NO_ITEM and claim in about_reasoning() else ours
+        says = {} if pooled["profile"] in KNOWS_NO_ITEM and claim in ABOUT_R else ours
         for data, figures in ((data, figures) for data, figures in PAPER.items() if {a, b} <= set(figures)):
             for metric in (m for m in _COLUMNS if None not in (figures[a][m], figures[b][m])):
                 paper = figures[a][metric] - figures[b][metric]
-                known = ours.get(metric, {"difference": np.nan, "ci95": [np.nan] * 2})
-                shown = (paper, known["difference"], *known["ci95"], verdict(paper, says.get(metric)))
-                rows.append((claim, data, metric, *shown))
+                own = ours.get(metric, {"difference": np.nan, "ci95": [np.nan] * 2})
+                rows.append((claim, data, metric, paper, own["difference"], *own["ci95"], verdict(paper, says.get(metric))))
     return pd.DataFrame(rows, columns=["claim", "data", "metric", "paper", "ours", "low", "high", "verdict"])
