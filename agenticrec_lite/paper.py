@@ -86,8 +86,8 @@ def claims(pooled: Mapping) -> pd.DataFrame:
         ours = pooled["differences"].get(f"{_ours(pooled, a)} - {_ours(pooled, b)}", {})
         says = {} if pooled["profile"] in KNOWS_NO_ITEM and claim in ABOUT_R else ours
         for data, figures in ((data, figures) for data, figures in PAPER.items() if {a, b} <= set(figures)):
-            for metric in (m for m in _COLUMNS if None not in (figures[a][m], figures[b][m])):
-                paper = figures[a][metric] - figures[b][metric]
-                own = ours.get(metric, {"difference": np.nan, "ci95": [np.nan] * 2})
-                rows.append((claim, data, metric, paper, own["difference"], *own["ci95"], verdict(paper, says.get(metric))))
+            for m in (name for name in _COLUMNS if None not in (figures[a][name], figures[b][name])):
+                paper = figures[a][m] - figures[b][m]
+                own = ours.get(m, {"difference": np.nan, "ci95": [np.nan] * 2})
+                rows.append((claim, data, m, paper, own["difference"], *own["ci95"], verdict(paper, says.get(m))))
     return pd.DataFrame(rows, columns=["claim", "data", "metric", "paper", "ours", "low", "high", "verdict"])
