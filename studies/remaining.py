@@ -24,7 +24,7 @@ ELSEWHERE = {  # is played on one dataset, or on the other only
     "asks-longer": "ml-100k", "asks-gru4rec": "ml-100k", "asks-catalogue": "ml-100k",
     "asks-catalogue-only": "toystore", "asks-weighed": "toystore",
 }  # fmt: skip
-WIDTHS = {64: 0.4, 256: 3.0}  # of nano, which has 128, and how many times as long their pre-training takes
+WIDTHS = {64: 0.6, 256: 3.0}  # of nano, which has 128, and how many times as long their pre-training takes
 ZERO_SHOT = 8.0  # seconds a task of studies.zero_shot, on one core beside another
 PRETRAINED = 60.0  # minutes that nano's pre-training took, on two cores
 TEXT = (

@@ -387,7 +387,7 @@ def test_tables_of_studies_are_in_the_report_and_what_was_not_run_has_a_cost(res
     tables.write(folder / "b/tables/y.json", {"title": f"{zero_shot.TITLE}: it", "text": "", "rows": []})
     assert not list(remaining.zero_shot(folder))
     narrow, wide = (remaining.minutes(VARIANTS[f"width-{width}"], [tmp_path / "run"]) for width in (64, 256))
-    assert narrow == pytest.approx(4 + 24) and wide == pytest.approx(4 + 180)  # and the pre-training
+    assert narrow == pytest.approx(4 + 36) and wide == pytest.approx(4 + 180)  # and the pre-training
 
 
 @pytest.mark.parametrize(("words", "said"), [
