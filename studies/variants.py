@@ -121,6 +121,7 @@ VARIANTS: dict[str, Variant] = {
                                      broken=tuple(other for other in TOOLS if other != name)) for name in TOOLS},
     **{f"lies-{p}": _exploratory(f"get_similar_users lies in {p} % of the tasks", prepare=changes.lies(p / 100))
        for p in (25, 50, 75)},
+    "lies-25-full": Variant("get_similar_users lies in 25 % of the tasks, all steps", prepare=changes.lies(0.25)),
     **{f"candidates-{n}": _exploratory(f"{n} candidates", prepare=changes.candidates(n), paired=False)
        for n in (50, 100)},
     "candidates-50-warm": _exploratory("50 candidates, after a warm start on 1,280 scripted trajectories",
@@ -134,7 +135,7 @@ VARIANTS: dict[str, Variant] = {
 def _tier(name: str) -> str:
     if name == "sft" or name.startswith("asks-"):
         return "first"
-    return "third" if name == "transfer" or VARIANTS[name].against == "half" else "second"
+    return "third" if name in ("transfer", "lies-25-full") or VARIANTS[name].against == "half" else "second"
 
 
 # In the order in which they are run.
