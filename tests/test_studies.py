@@ -336,6 +336,15 @@ def test_another_width_is_pretrained_once_and_trained(base, tmp_path, monkeypatc
 
 
 @pytest.mark.all
+def test_a_variant_may_begin_with_a_warm_start(base, tmp_path):
+    settings = {"warm_start.steps": 1, "rta.steps": 1}
+    assert list(play("candidates-50-warm", base, tmp_path / "a", settings)["metrics"]) == ["rta"]
+    assert set(read_metrics(tmp_path / "a")["stage"]) == {"warm_start", "rta"}
+    played = (tmp_path / "a/trajectories.jsonl").read_text().splitlines()
+    assert {len(json.loads(line)["candidates"]) for line in played} == {50}
+
+
+@pytest.mark.all
 def test_a_variants_policy_is_tested_again_sampled(base, tmp_path):
     name, trained = "random-reward-sampled", tmp_path / "random-reward/seed-0"
     with pytest.raises(UserError, match="random-reward/seed-0 holds no adapter"):
