@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from agenticrec_lite.runs import read_config, read_ranks
-from agenticrec_lite.training.shipped import RESULTS
+from agenticrec_lite.experiment.shipped import RESULTS
 
 FILES = ("config.yaml", "metrics.csv", "ranks.csv", "result.json", "state.json")
 STAGES = ("warm_start", "rta", "ppr")

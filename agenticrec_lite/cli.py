@@ -67,7 +67,7 @@ def run(
     """Go the whole way: fetch, fit the tools, roll out, train (RTA, then PPR), evaluate."""
     overrides = dict(setting(text) for text in settings or [])
     load_profile(profile, **overrides)  # a wrong name is told before torch takes seconds to import
-    from agenticrec_lite.training.pipeline import run_experiment
+    from agenticrec_lite.experiment.stages import run_experiment
 
     run_experiment(dataset, profile, seed, out, overrides)
     if runs.processes.is_main():
@@ -94,7 +94,7 @@ def report(
 @app.command("pretrain-nano")
 def pretrain_nano(out: Annotated[Path, typer.Option(help="Where the policy goes.")] = Path("data/nano")) -> None:
     """Rebuild the nano policy from generated worlds (about an hour on two cores)."""
-    from agenticrec_lite.training.nano.pretrain import pretrain
+    from agenticrec_lite.nano.pretrain import pretrain
 
     pretrain(out=out)
 

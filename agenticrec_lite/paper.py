@@ -76,7 +76,8 @@ def beside_paper(pooled: Mapping) -> pd.DataFrame:
 def claims(pooled: Mapping) -> pd.DataFrame:
     """The paper's differences between methods, ours beside them, and a verdict on each.
 
-    A policy that knows no item has no verdict on tools against reasoning alone, whatever the difference.
+    A policy that knows no item has no verdict on tools against reasoning alone, whatever the difference. A claim about
+    a stage that was left out is "not run".
 
     Returns:
         Columns claim, data, metric, paper, ours, low, high, verdict.
@@ -89,5 +90,6 @@ def claims(pooled: Mapping) -> pd.DataFrame:
             for m in (name for name in _COLUMNS if None not in (figures[a][name], figures[b][name])):
                 paper = figures[a][m] - figures[b][m]
                 own = ours.get(m, {"difference": np.nan, "ci95": [np.nan] * 2})
-                rows.append((claim, data, m, paper, own["difference"], *own["ci95"], verdict(paper, says.get(m))))
+                told = "not run" if {a, b} & set(pooled.get("not_run", {})) else verdict(paper, says.get(m))
+                rows.append((claim, data, m, paper, own["difference"], *own["ci95"], told))
     return pd.DataFrame(rows, columns=["claim", "data", "metric", "paper", "ours", "low", "high", "verdict"])

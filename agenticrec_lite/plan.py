@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from agenticrec_lite.data.fetch import cache_folder
+from agenticrec_lite.data.cache import cache_folder
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.policy import DTYPES, NANO
 
@@ -171,7 +171,7 @@ def decoding(shape: Architecture, profile: Mapping, width: int, tokens: int) -> 
     keys = shape.num_hidden_layers * 2 * shape.num_key_value_heads * shape.head_dim * width  # of one token
     cache = 1.5 * rows * -(-tokens // 256) * 256 * keys  # half of the rows are copied while they write on alone
     parts = {"KV cache": cache, "logits": 4 * 4 * rows * shape.vocab_size}
-    return parts | ({"folded weights": shape.matrices * width} if agent["fold"] else {})
+    return parts | ({"merged weights": shape.matrices * width} if agent["merge"] else {})
 
 
 def activations(shape: Architecture, policy: Mapping, gpu: bool, own: int, seen: int) -> float:

@@ -257,8 +257,8 @@ def fp32_adapter(model) -> None:
 
 
 @contextmanager
-def folded(model) -> Iterator[None]:
-    """Within the block, adapters are folded into plain weights of the adapter's dtype: W + B A alpha / r.
+def merged(model) -> Iterator[None]:
+    """Within the block, adapters are merged into plain weights of the adapter's dtype: W + B A alpha / r.
 
     The same function up to rounding, without dequantising W and multiplying by A and B at every token. Needs the
     memory of an unquantised model, so it is for small ones.
@@ -268,7 +268,7 @@ def folded(model) -> Iterator[None]:
     try:
         for name, layer in layers.items():
             parent, _, child = name.rpartition(".")
-            setattr(modules[parent], child, _folded_layer(layer))
+            setattr(modules[parent], child, _merged_layer(layer))
         yield
     finally:
         for name, layer in layers.items():
@@ -277,7 +277,7 @@ def folded(model) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _folded_layer(layer) -> torch.nn.Linear:
+def _merged_layer(layer) -> torch.nn.Linear:
     weight, bias = layer.base_layer.weight.data, layer.base_layer.bias
     if isinstance(layer.base_layer, bitsandbytes.nn.Linear4bit):
         weight = bitsandbytes.functional.dequantize_4bit(weight, layer.base_layer.weight.quant_state)

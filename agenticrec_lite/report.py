@@ -8,10 +8,10 @@ import pandas as pd
 
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.evaluation.metrics import ndcg, paired_difference, summarize
+from agenticrec_lite.methods import compared, is_part, ordered
 from agenticrec_lite.paper import claims
 from agenticrec_lite.runs import read_config, read_metrics, read_ranks, read_result, replacing
 from agenticrec_lite.runs.files import read_json
-from agenticrec_lite.training.log import COMPARED, METHODS
 
 SHOWN = ("H@1", "H@5", "H@10", "N@5", "N@10")
 
@@ -32,8 +32,8 @@ def pool(folders: Sequence[str | Path]) -> dict:
         folders: Finished run folders of the same dataset and profile.
 
     Returns:
-        {"dataset", "profile", "seeds", "n_test", "metrics": {method: ...}, "differences": {"a - b": {metric: ...}}},
-        shaped as result.json.
+        {"dataset", "profile", "seeds", "n_test", "not_run": {stage: reason}, "metrics": {method: ...}, "differences":
+        {"a - b": {metric: ...}}}, shaped as result.json.
 
     Raises:
         UserError: No folder, a folder without ranks, or runs of different settings.
@@ -43,21 +43,30 @@ def pool(folders: Sequence[str | Path]) -> dict:
     _check_same(folders)
     results, tables = [read_result(folder) for folder in folders], [read_ranks(folder) for folder in folders]
     table = pd.concat(tables, ignore_index=True, join="inner")  # an older run lacks the newer baselines
-    methods = [name for name in METHODS if name in table]
+    methods = [name for name in ordered(table.columns.drop(["task_id", "user"])) if not is_part(name)]
     users = table["user"].to_numpy()
     return {
         "dataset": results[0]["dataset"],
         "profile": results[0]["profile"],
         "seeds": [result["seed"] for result in results],
         "n_test": len(table),
+        "not_run": _not_run(results),
         "metrics": {
             name: summarize(table[name], users) | _shares(name, results, [len(t) for t in tables]) for name in methods
         },
         "differences": {
             f"{a} - {b}": {m: paired_difference(table[a], table[b], users, m) for m in SHOWN}
-            for a, b in COMPARED
-            if {a, b} <= set(methods)
+            for a, b in compared(methods)
         },
+    }
+
+
+def _not_run(results: Sequence[Mapping]) -> dict[str, str]:
+    """The stages that at least one run has left out, each with a reason."""
+    return {
+        stage: f"seed {result['seed']}: {reason}"
+        for result in results
+        for stage, reason in result.get("not_run", {}).items()
     }
 
 
@@ -194,6 +203,8 @@ def markdown(pooled: Mapping) -> str:
         ways = " | ".join(f"{way(pooled['metrics'], name, to):.0%}" for to in bounds.values())
         told = f"{low:.3f} .. {high:.3f} | {metrics['valid']:.3f} | {metrics['calls']:.1f} | {ways}"
         lines.append(f"| {name} | {shown} | {told} |")
+    lines += [f"| {stage} | not run ({reason}) |" + " |" * (len(SHOWN) + 2 + len(bounds))
+              for stage, reason in pooled.get("not_run", {}).items()]  # fmt: skip
     lines += ["", "| paired difference | H@1 | N@10 |", "|---|---|---|"]
     for pair, by_metric in pooled["differences"].items():
         shown = [by_metric[m] for m in ("H@1", "N@10")]
@@ -242,7 +253,7 @@ def tables(folders: Sequence[str | Path]) -> list[dict]:
 
 def _draw(metrics: Mapping[str, pd.DataFrame], path: Path) -> str:
     """The figure of stage 1's dynamics; its file's name."""
-    from agenticrec_lite.evaluation.figures import DYNAMICS, training_signals  # and matplotlib, where it is needed
+    from agenticrec_lite.show.figures import DYNAMICS, training_signals  # and matplotlib, where it is needed
 
     columns = ["step", *DYNAMICS]  # what an older run did not log stays empty
     shown = {label: rows[rows["stage"] == "rta"].reindex(columns=columns) for label, rows in metrics.items()}

@@ -20,11 +20,12 @@ import torch
 from safetensors.torch import save_file
 
 from agenticrec_lite.agent.prompts import ChatFormat
-from agenticrec_lite.agent.rollout import Group, Sampling, rollout
+from agenticrec_lite.agent.episodes import Group, Sampling
+from agenticrec_lite.agent.rollout import rollout
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.rewards import group_advantages
 from agenticrec_lite.training import grpo
-from agenticrec_lite.training.scoring import shared_turns, split_turns
+from agenticrec_lite.agent.scoring import shared_turns, split_turns
 from benchmarks import arms
 from benchmarks.workload import (
     GROUP,

@@ -18,12 +18,13 @@ from trl.chat_template_utils import qwen3_template
 
 from agenticrec_lite.agent.environment import RankingEnvironment
 from agenticrec_lite.agent.prompts import system_prompt, task_prompt
-from agenticrec_lite.agent.rollout import Sampling
+from agenticrec_lite.agent.episodes import Sampling
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.tools import TOOLS, TaskContext, call_tool
 from agenticrec_lite.tools.registry import parameters
 from agenticrec_lite.training.arguments import grpo_config
-from agenticrec_lite.training.grpo import ListwiseGRPOTrainer, Question, as_batch
+from agenticrec_lite.agent.question import Question
+from agenticrec_lite.training.grpo import ListwiseGRPOTrainer, as_batch
 
 
 class Clock(TrainerCallback):

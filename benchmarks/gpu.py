@@ -18,12 +18,13 @@ from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from agenticrec_lite.agent.environment import RankingEnvironment
 from agenticrec_lite.agent.prompts import ChatFormat
-from agenticrec_lite.agent.rollout import Group, Sampling, rollout
+from agenticrec_lite.agent.episodes import Group, Sampling
+from agenticrec_lite.agent.rollout import rollout
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.plan import PACES, PROMPT, architecture, plan
 from agenticrec_lite.policy import NANO, load_policy
 from agenticrec_lite.profiles import load_profile
-from agenticrec_lite.training.nano.worlds import random_world
+from agenticrec_lite.nano.worlds import random_world
 from benchmarks import arms, workload
 
 SCRATCH = Path("/dev/shm")
@@ -60,10 +61,10 @@ def decode(policy, profile: dict, draw: np.random.Generator) -> float:
     ]
     chat, generator = ChatFormat.of(policy.tokenizer), torch.Generator().manual_seed(0)
     seconds = []
-    for turn in (WRITTEN // 4, WRITTEN):  # the shorter one is taken off: it holds the prompts, and folding
+    for turn in (WRITTEN // 4, WRITTEN):  # the shorter one is taken off: it holds the prompts, and merging
         torch.cuda.synchronize()
         started = time.perf_counter()
-        rollout(policy.model, chat, groups, Sampling(1.0, turn, 10**6, rows, agent["fold"]), generator)
+        rollout(policy.model, chat, groups, Sampling(1.0, turn, 10**6, rows, agent["merge"]), generator)
         torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
     return rows * (WRITTEN - WRITTEN // 4) / (seconds[1] - seconds[0])

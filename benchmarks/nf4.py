@@ -17,7 +17,7 @@ import torch
 
 from agenticrec_lite.evaluation import evaluate
 from agenticrec_lite.evaluation.metrics import paired_difference
-from agenticrec_lite.training import pipeline
+from agenticrec_lite.experiment import stages
 
 OUT = Path(__file__).resolve().parents[1] / "runs/bench"
 KINDS = ("nf4", "none")

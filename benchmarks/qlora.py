@@ -25,8 +25,9 @@ from agenticrec_lite.cli import setting
 from agenticrec_lite.plan import cpu_has_bf16
 from agenticrec_lite.policy import Policy
 from agenticrec_lite.profiles import load_profile
-from agenticrec_lite.training import pipeline
-from agenticrec_lite.training.warm_start import as_row, demonstrations, warm_start
+from agenticrec_lite.experiment import stages
+from agenticrec_lite.experiment.warm_start import demonstrations, warm_start
+from agenticrec_lite.training.sft import as_row
 from benchmarks.arms import forget_peak, peak_mb
 from benchmarks.workload import pin_threads
 from studies import tables

@@ -18,7 +18,7 @@ from agenticrec_lite.agent.environment import RankingEnvironment
 from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.protocol import write_answer, write_call
 from agenticrec_lite.agent.trajectory import Trajectory
-from agenticrec_lite.training.nano.worlds import random_world
+from agenticrec_lite.nano.worlds import random_world
 from benchmarks.workload import load, pin_threads, played_logprobs
 
 BASE = {"group size": 8, "tool calls": 2, "history, items": 10, "candidates": 20}
@@ -55,7 +55,7 @@ def play(policy, chat: ChatFormat, setting: dict) -> tuple[float, list[Trajector
         engine.Group(str(i), prompt, [RankingEnvironment(world) for _ in range(setting["group size"])])
         for i in range(TASKS)
     ]
-    sampling = engine.Sampling(1.0, 160, 4000, batch_rows=TASKS * setting["group size"], fold=True)
+    sampling = engine.Sampling(1.0, 160, 4000, batch_rows=TASKS * setting["group size"], merge=True)
     start = time.perf_counter()
     played = engine.rollout(policy.model, chat, groups, sampling, torch.Generator().manual_seed(0))
     return time.perf_counter() - start, played

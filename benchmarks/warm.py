@@ -11,7 +11,7 @@ from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.plan import cpu_has_bf16
 from agenticrec_lite.policy import add_adapter, save_adapter, smollm2_folder
-from agenticrec_lite.training.nano.teacher import ORDERING, play, scripted_ranking, some_tools
+from agenticrec_lite.agent.teacher import ORDERING, run_script, scripted_ranking, some_tools
 from benchmarks.workload import LORA, SIZES, WARM_ADAPTER, played_logprobs, with_template, worlds
 
 STEPS, WORLDS, EPISODES, RATE, CALLS = 30, 1, 4, 1e-3, 2
@@ -49,5 +49,5 @@ def _scripted(chat: ChatFormat, contexts, rng: np.random.Generator) -> list[Traj
     for group, world in enumerate(contexts):
         prompt = chat.prompt_ids(world)
         turns = [scripted_ranking(world, rng, some_tools(rng, CALLS, ORDERING)) for _ in range(EPISODES)]
-        played += [replace(play(each, world, chat, "rank", prompt), group=group) for each in turns]
+        played += [replace(run_script(each, world, chat, "rank", prompt), group=group) for each in turns]
     return played

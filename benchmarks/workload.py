@@ -11,13 +11,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.trajectory import Trajectory
-from agenticrec_lite.data.fetch import cache_folder
+from agenticrec_lite.data.cache import cache_folder
 from agenticrec_lite.policy import DTYPES, Policy, add_adapter, load_policy, smollm2_folder
 from agenticrec_lite.tools import Evidence, TaskContext
 from agenticrec_lite.tools.context import ToolError
-from agenticrec_lite.training.grpo import Question
-from agenticrec_lite.training.nano.worlds import random_world
-from agenticrec_lite.training.scoring import action_logprobs, pad
+from agenticrec_lite.agent.question import Question
+from agenticrec_lite.nano.worlds import random_world
+from agenticrec_lite.agent.scoring import action_logprobs, pad
 
 MAX_TURN, MAX_COMPLETION, MAX_CALLS, GROUP = 160, 1400, 4, 8
 LORA = {"r": 16, "alpha": 32, "targets": "all-linear"}
@@ -139,5 +139,5 @@ def agent() -> dict:
     """The agent's section as a profile has it."""
     return {
         "max_calls": MAX_CALLS, "max_turn_tokens": MAX_TURN, "max_completion_tokens": MAX_COMPLETION,
-        "batch_rows": 64, "fold": True,
+        "batch_rows": 64, "merge": True,
     }  # fmt: skip

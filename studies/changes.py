@@ -12,7 +12,7 @@ from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.data.tasks import RankingTask, build_tasks
 from agenticrec_lite.rewards import MISSED, TOP_BONUS, group_advantages, listwise_reward
 from agenticrec_lite.tools import TOOLS, Evidence, TaskContext, ToolError
-from agenticrec_lite.training.pipeline import Experiment
+from agenticrec_lite.experiment.experiment import Experiment
 
 
 def without_bonus(trajectory: Trajectory, positive: int) -> float:

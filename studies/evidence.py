@@ -18,7 +18,7 @@ from agenticrec_lite.recommenders.gru4rec import GRU4RecNetwork
 from agenticrec_lite.recommenders.sasrec import SASRecNetwork
 from agenticrec_lite.recommenders.sequential import SequenceNetwork
 from agenticrec_lite.tools.text import standardise
-from agenticrec_lite.training.pipeline import Experiment
+from agenticrec_lite.experiment.experiment import Experiment
 
 RARE, COMMON = 5, 0.3  # a title's word tells of an item if at least so many items have it, and at most that share
 PRICES = 10  # quantiles

@@ -22,14 +22,16 @@ import torch
 from transformers import TrainerCallback
 
 from agenticrec_lite.agent.prompts import ChatFormat
-from agenticrec_lite.agent.rollout import Sampling, rollout
+from agenticrec_lite.agent.episodes import Sampling
+from agenticrec_lite.agent.rollout import rollout
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.policy import Policy, load_policy
 from agenticrec_lite.rewards import group_advantages, listwise_reward
-from agenticrec_lite.training.grpo import ListwiseGRPOTrainer, Question
-from agenticrec_lite.training.pipeline import Experiment
-from agenticrec_lite.training.scoring import action_logprobs, pad
-from agenticrec_lite.training.shipped import borrow
+from agenticrec_lite.agent.question import Question
+from agenticrec_lite.training.grpo import ListwiseGRPOTrainer
+from agenticrec_lite.experiment.experiment import Experiment
+from agenticrec_lite.agent.scoring import action_logprobs, pad
+from agenticrec_lite.experiment.shipped import borrow
 from studies import tables
 from studies.changes import standardised_advantages, undropped_advantages
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from agenticrec_lite.data.tasks import RankingTask
 from agenticrec_lite.runs import read_config, settings_of
-from agenticrec_lite.training import pipeline
+from agenticrec_lite.experiment import stages
 from agenticrec_lite.training.mining import HardNegative, mine_hard_negatives
-from agenticrec_lite.training.pairs import ask, deltas, four_questions, letter_log_odds, mean_interval
-from agenticrec_lite.training.pipeline import Experiment
+from agenticrec_lite.evaluation.pairs import ask, deltas, four_questions, letter_log_odds, mean_interval
+from agenticrec_lite.experiment.experiment import Experiment
 from studies import tables
 from studies.run import mined_by, take_over
 

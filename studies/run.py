@@ -10,13 +10,13 @@ from agenticrec_lite.errors import UserError
 from agenticrec_lite.runs import read_config, settings_of
 from agenticrec_lite.runs.files import read_json
 from agenticrec_lite.tools.toolbox import Toolbox
-from agenticrec_lite.training import pipeline
+from agenticrec_lite.experiment import stages
 from agenticrec_lite.training.checkpoint import check_adapter
-from agenticrec_lite.training.log import finish
+from agenticrec_lite.experiment.results import finish
 from agenticrec_lite.training.mining import HardNegative
-from agenticrec_lite.training.nano.pretrain import Recipe, pretrain
-from agenticrec_lite.training.pipeline import Experiment
-from agenticrec_lite.training.warm_start import fine_tune, warm_start
+from agenticrec_lite.nano.pretrain import Recipe, pretrain
+from agenticrec_lite.experiment.experiment import Experiment
+from agenticrec_lite.experiment.warm_start import fine_tune, warm_start
 from studies.changes import out_of_order
 from studies.sft import corrected
 from studies.variants import VARIANTS, Variant

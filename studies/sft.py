@@ -5,13 +5,14 @@ import torch
 
 from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.protocol import TOP
-from agenticrec_lite.agent.rollout import Sampling, rollout
+from agenticrec_lite.agent.episodes import Sampling
+from agenticrec_lite.agent.rollout import rollout
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.tools import TaskContext
-from agenticrec_lite.training.grpo import Question
-from agenticrec_lite.training.nano.teacher import play
-from agenticrec_lite.training.pipeline import Experiment
-from agenticrec_lite.training.scoring import split_turns
+from agenticrec_lite.agent.question import Question
+from agenticrec_lite.agent.teacher import run_script
+from agenticrec_lite.experiment.experiment import Experiment
+from agenticrec_lite.agent.scoring import split_turns
 
 
 def corrected(experiment: Experiment, chat: ChatFormat) -> list[Trajectory]:
@@ -46,4 +47,4 @@ def correct(trajectory: Trajectory, positive: int, context: TaskContext, chat: C
     ]
     better = [positive, *(number for number in trajectory.answer if number != positive)][:TOP]
     before, _, after = turns[-1].rpartition(str(trajectory.answer))
-    return play([*turns[:-1], f"{before}{better}{after}"], context, chat, "rank", trajectory.prompt_ids)
+    return run_script([*turns[:-1], f"{before}{better}{after}"], context, chat, "rank", trajectory.prompt_ids)

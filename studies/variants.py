@@ -8,7 +8,8 @@ import numpy as np
 from agenticrec_lite.rewards import group_advantages, listwise_reward
 from agenticrec_lite.tools import TOOLS
 from agenticrec_lite.training.mining import HardNegative
-from agenticrec_lite.training.pipeline import KINDS, Experiment
+from agenticrec_lite.experiment.experiment import Experiment
+from agenticrec_lite.experiment.stages import KINDS
 from studies import changes, evidence
 
 

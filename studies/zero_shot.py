@@ -22,8 +22,8 @@ from agenticrec_lite.runs import read_ranks
 from agenticrec_lite.runs.files import read_json, write_json
 from agenticrec_lite.tools import TaskContext
 from agenticrec_lite.tools.text import escape
-from agenticrec_lite.training.pipeline import Experiment
-from agenticrec_lite.training.shipped import borrow
+from agenticrec_lite.experiment.experiment import Experiment
+from agenticrec_lite.experiment.shipped import borrow
 from studies import tables
 
 TITLE = "Zero-shot list-wise ranking without tools"

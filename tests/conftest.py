@@ -45,7 +45,7 @@ def context() -> TaskContext:
 def tiny():
     """(model, chat format) of an untrained two-layer policy in fp32."""
     from agenticrec_lite.agent.prompts import ChatFormat
-    from agenticrec_lite.training.nano.pretrain import Recipe, new_policy, new_tokenizer
+    from agenticrec_lite.nano.pretrain import Recipe, new_policy, new_tokenizer
 
     tokenizer = new_tokenizer(np.random.default_rng(0), worlds=60)
     model = new_policy(Recipe(hidden=32, layers=2), len(tokenizer)).eval()

@@ -279,7 +279,7 @@ def no_template(template: str | None) -> Callable:
 
 
 def no_memory(tmp_path, monkeypatch):
-    from agenticrec_lite.agent.rollout import enough_memory
+    from agenticrec_lite.agent.episodes import enough_memory
 
     with enough_memory("this", "that"):
         raise MemoryError
@@ -302,7 +302,7 @@ def not_finite(tmp_path, monkeypatch):
 
 
 def lost_trajectories(tmp_path, monkeypatch):
-    from agenticrec_lite.training.pipeline import evaluate_stage
+    from agenticrec_lite.experiment.stages import evaluate_stage
 
     run = SimpleNamespace(folder=tmp_path, result={}, done=lambda stage: True, payload=lambda stage: [1.0])
     task = SimpleNamespace(user=1)
@@ -332,7 +332,7 @@ def short_sasrec(tmp_path, monkeypatch):
 
 
 def no_curve(tmp_path, monkeypatch):
-    from agenticrec_lite.evaluation.figures import reward_curve
+    from agenticrec_lite.show.figures import reward_curve
 
     reward_curve(pd.DataFrame())
 

@@ -8,8 +8,8 @@ import pytest
 
 from agenticrec_lite.report import full_report
 from agenticrec_lite.runs import read_config, read_result, settings_of
-from agenticrec_lite.training.log import METHODS
-from agenticrec_lite.training.shipped import RESULTS
+from agenticrec_lite.methods import METHODS
+from agenticrec_lite.experiment.shipped import RESULTS
 
 RUNS = sorted(RESULTS.glob("nano-*/seed-*"))
 
@@ -26,7 +26,7 @@ def test_the_report_on_all_that_ships_is_made_in_under_a_minute(tmp_path):
 
 def again(run: Path, method: str, folder: Path) -> dict:
     """The figures of one method of a run, made from nothing but its configuration."""
-    from agenticrec_lite.training import pipeline
+    from agenticrec_lite.experiment import stages
 
     config = read_config(run)
     experiment = pipeline.start(config["dataset"], config["profile"], config["seed"], folder, settings_of(config))

@@ -14,15 +14,17 @@ from safetensors.torch import load_file
 from test_resume import ANSWERS, CALL, interrupted, rows_of, stage_of, uninterrupted  # noqa: F401
 
 from agenticrec_lite.agent.environment import RankingEnvironment
-from agenticrec_lite.agent.rollout import Group, Sampling, enough_memory, rollout
+from agenticrec_lite.agent.episodes import Group, Sampling, enough_memory
+from agenticrec_lite.agent.rollout import rollout
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.evaluation.metrics import summarize
 from agenticrec_lite.runs import open_run, read_config, read_metrics, read_ranks, read_result, read_trajectories
 from agenticrec_lite.tools import TOOLS, call_tool
-from agenticrec_lite.training import checkpoint, pipeline
+from agenticrec_lite.experiment import stages
+from agenticrec_lite.training import checkpoint
 from agenticrec_lite.training.checkpoint import check_resumed
 from agenticrec_lite.training.grpo import MOST_SKIPPED
-from agenticrec_lite.training.pipeline import Experiment
+from agenticrec_lite.experiment.experiment import Experiment
 
 
 def fault(what: str, where: str, *values):

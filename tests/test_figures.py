@@ -10,14 +10,7 @@ import pandas as pd  # noqa: E402
 import pytest  # noqa: E402
 
 from agenticrec_lite.errors import UserError  # noqa: E402
-from agenticrec_lite.evaluation.figures import (  # noqa: E402
-    METHODS,
-    final_bars,
-    reward_curve,
-    side_by_side,
-    tool_use,
-    training_signals,
-)
+from agenticrec_lite.show.figures import METHODS, final_bars, reward_curve, side_by_side, tool_use, training_signals
 
 TOOLS = ("tool_get_similar_users", "tool_get_similar_items", "tool_item_info_search")
 

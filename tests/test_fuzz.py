@@ -22,7 +22,7 @@ from agenticrec_lite.policy import NANO
 from agenticrec_lite.rewards import listwise_reward, pairwise_reward, refinement_reward
 from agenticrec_lite.runs import plain
 from agenticrec_lite.tools import TOOLS
-from agenticrec_lite.training.nano.worlds import random_world
+from agenticrec_lite.nano.worlds import random_world
 
 WORLD = random_world(np.random.default_rng(0))
 COMPLETIONS = 100_000  # of the long tier

@@ -8,11 +8,12 @@ from agenticrec_lite.agent.protocol import write_answer, write_call
 from agenticrec_lite.policy import Policy, add_adapter
 from agenticrec_lite.rewards import listwise_reward
 from agenticrec_lite.training import grpo
-from agenticrec_lite.training.grpo import ListwiseGRPOTrainer, Question
-from agenticrec_lite.training.nano.teacher import play
-from agenticrec_lite.training.nano.worlds import random_world
+from agenticrec_lite.agent.question import Question
+from agenticrec_lite.training.grpo import ListwiseGRPOTrainer
+from agenticrec_lite.agent.teacher import run_script
+from agenticrec_lite.nano.worlds import random_world
 
-AGENT = {"max_calls": 10, "max_turn_tokens": 40, "max_completion_tokens": 900, "batch_rows": 64, "fold": True}
+AGENT = {"max_calls": 10, "max_turn_tokens": 40, "max_completion_tokens": 900, "batch_rows": 64, "merge": True}
 SETTINGS = {
     "steps": 1, "tasks_per_step": 2, "group_size": 4, "micro_groups": 1, "learning_rate": 1e-2, "warmup_steps": 0,
     "temperature": 0.8,
@@ -40,7 +41,7 @@ def trainer_of(monkeypatch, tiny, tmp_path):
             for g, group in enumerate(groups):
                 for k, environment in enumerate(group.environments):
                     turns = scripts[(g * len(group.environments) + k) % len(scripts)]
-                    trajectory = play(turns, environment.context, chat, "rank", group.prompt_ids)
+                    trajectory = run_script(turns, environment.context, chat, "rank", group.prompt_ids)
                     trajectory.task_id, trajectory.group = group.task_id, g
                     trajectories.append(trajectory)
             return trajectories

@@ -19,15 +19,15 @@ from agenticrec_lite.agent import rollout as engine
 from agenticrec_lite.agent.environment import RankingEnvironment
 from agenticrec_lite.agent.prompts import ChatFormat, task_prompt
 from agenticrec_lite.agent.protocol import TAGS, write_answer, write_call
-from agenticrec_lite.agent.rollout import Group, Sampling
-from agenticrec_lite.data.fetch import cache_folder
+from agenticrec_lite.agent.episodes import Group, Sampling
+from agenticrec_lite.data.cache import cache_folder
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.policy import NANO
 from agenticrec_lite.tools import TOOLS, Evidence, ItemCard, TaskContext
 from agenticrec_lite.tools.text import escape
-from agenticrec_lite.training.nano.teacher import play
-from agenticrec_lite.training.nano.tokenizer import TEMPLATE
-from agenticrec_lite.training.nano.worlds import random_world
+from agenticrec_lite.agent.teacher import run_script
+from agenticrec_lite.nano.tokenizer import TEMPLATE
+from agenticrec_lite.nano.worlds import random_world
 
 QWEN3 = """<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> <|box_start|> <|box_end|>
 <|quad_start|> <|quad_end|> <|vision_start|> <|vision_end|> <|vision_pad|> <|image_pad|> <|video_pad|>""".split()
@@ -336,8 +336,8 @@ def test_a_hostile_catalogue_runs_nothing_in_a_real_browser(tiny, tmp_path):
     """Prompt, observations and raw titles of it, in every view, opened in Chromium: no script ran, no element came."""
     from test_viewer import ATTACKS, dumped
 
-    from agenticrec_lite.agent.token_view import show_tokens
-    from agenticrec_lite.agent.viewer import compare, show_group, show_trajectory
+    from agenticrec_lite.show.token_view import show_tokens
+    from agenticrec_lite.show.viewer import compare, show_group, show_trajectory
 
     chat = tiny[1]
     world = catalogue(lambda i: [ATTACKS, *HOSTILE[-20:]][i % 12])

@@ -12,7 +12,7 @@ from agenticrec_lite import hub
 from agenticrec_lite.cli import app
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.policy import NANO
-from agenticrec_lite.training.shipped import SHIPPED
+from agenticrec_lite.experiment.shipped import SHIPPED
 
 
 class Hub:

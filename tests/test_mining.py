@@ -8,7 +8,7 @@ import pytest
 from agenticrec_lite.agent.prompts import task_prompt
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.data.tasks import RankingTask
-from agenticrec_lite.training import pipeline
+from agenticrec_lite.experiment import stages
 from agenticrec_lite.training.mining import HardNegative, mine_hard_negatives, pair_questions
 
 STAGES = {"rta": {"steps": 4, "tasks_per_step": 2}, "ppr": {"mining_tasks": 3}}

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-from agenticrec_lite.evaluation.pair_figures import positive_places, surrogates, two_directions  # noqa: E402
+from agenticrec_lite.show.pair_figures import positive_places, surrogates, two_directions  # noqa: E402
 
 RANKS = {"frozen": [1, 3, np.inf, 20], "RTA": [1, 1, 2, 3]}
 ODDS = {"RTA": ([1.0, -2.0, np.nan, 3.0], [2.0, -1.0, 1.0, -1.0])}

@@ -7,11 +7,11 @@ import torch
 from agenticrec_lite.agent.protocol import write_answer, write_call
 from agenticrec_lite.policy import Policy
 from agenticrec_lite.training.mining import HardNegative
-from agenticrec_lite.training.nano.teacher import play
-from agenticrec_lite.training.pairs import ask, deltas, four_questions, letter_log_odds, mean_interval
+from agenticrec_lite.agent.teacher import run_script
+from agenticrec_lite.evaluation.pairs import ask, deltas, four_questions, letter_log_odds, mean_interval
 
 PAIR = HardNegative("t", 4, 9, (9,))
-AGENT = {"max_calls": 2, "max_turn_tokens": 20, "max_completion_tokens": 200, "batch_rows": 8, "fold": True}
+AGENT = {"max_calls": 2, "max_turn_tokens": 20, "max_completion_tokens": 200, "batch_rows": 8, "merge": True}
 
 
 def test_a_pair_is_asked_in_both_directions_and_both_orders(context):
@@ -33,7 +33,7 @@ def test_log_odds_are_those_of_the_model_given_what_was_written_before(tiny, con
     model, chat = tiny
     prompt = chat.prompt_ids(context, "more", (4, 9))
     turns = [write_call("get_similar_users", {}, "I ask."), write_answer("B", "I follow similar users.")]
-    asked = [play(turns, context, chat, "more", prompt), play(turns[1:], context, chat, "more", prompt)]
+    asked = [run_script(turns, context, chat, "more", prompt), run_script(turns[1:], context, chat, "more", prompt)]
     found = letter_log_odds(Policy(model, chat.tokenizer, True), asked, batch_rows=2)
     b, a = (chat.tokenizer.convert_tokens_to_ids(letter) for letter in "BA")
     for value, trajectory in zip(found, asked, strict=True):
@@ -46,9 +46,9 @@ def test_log_odds_are_those_of_the_model_given_what_was_written_before(tiny, con
 
 def test_a_list_is_held_to_the_format_and_no_answer_is_nan(tiny, context):
     model, chat = tiny
-    letter = play([write_answer("A", "Thought.")], context, chat, "more")
-    ten = play([write_answer(list(range(1, 11)), "Thought.")], context, chat, "more")
-    silent = play(["<think>nothing"], context, chat, "more")
+    letter = run_script([write_answer("A", "Thought.")], context, chat, "more")
+    ten = run_script([write_answer(list(range(1, 11)), "Thought.")], context, chat, "more")
+    silent = run_script(["<think>nothing"], context, chat, "more")
     for trajectory in (letter, ten, silent):
         trajectory.prompt_ids = chat.prompt_ids(context, "more", (4, 9))
     found = letter_log_odds(Policy(model, chat.tokenizer, True), [letter, ten, silent])

@@ -9,8 +9,8 @@ from agenticrec_lite.data import load_dataset
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.report import pool
 from agenticrec_lite.runs import read_metrics, read_trajectories
-from agenticrec_lite.training.log import METHODS
-from agenticrec_lite.training.pipeline import run_experiment
+from agenticrec_lite.methods import METHODS
+from agenticrec_lite.experiment.stages import run_experiment
 
 SHORT = {
     "rta": {"steps": 2, "tasks_per_step": 2, "group_size": 4, "micro_groups": 1},

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from agenticrec_lite import plan as planner
 from agenticrec_lite.cli import app
-from agenticrec_lite.data.fetch import cache_folder
+from agenticrec_lite.data.cache import cache_folder
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.plan import architecture, check_hardware, cpu_has_bf16, peak, plan
 from agenticrec_lite.policy import NANO, load_policy

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from agenticrec_lite.errors import UserError
-from agenticrec_lite.policy import Policy, add_adapter, folded, keep_training_layout, load_policy
+from agenticrec_lite.policy import Policy, add_adapter, merged, keep_training_layout, load_policy
 
 LORA = {"r": 4, "alpha": 8, "targets": "all-linear"}
 SETTINGS = {"id": "nano", "brief": True, "quantize": "nf4", "dtype": "float32", "lora": LORA}
@@ -66,11 +66,12 @@ def test_every_nf4_layer_keeps_its_training_layout(checkpoint):
 
 def test_the_trainer_keeps_the_adapter_in_fp32_on_a_quantised_base(checkpoint, tmp_path):
     """Trap 2: trl makes it bf16, where an update of 1e-5 rounds away."""
-    from agenticrec_lite.training.grpo import ListwiseGRPOTrainer, Question
+    from agenticrec_lite.agent.question import Question
+    from agenticrec_lite.training.grpo import ListwiseGRPOTrainer
 
     settings = {"steps": 1, "tasks_per_step": 1, "group_size": 2, "micro_groups": 1, "learning_rate": 1e-5}
     settings |= {"warmup_steps": 0, "temperature": 1.0}
-    agent = {"max_calls": 1, "max_turn_tokens": 8, "max_completion_tokens": 64, "batch_rows": 8, "fold": True}
+    agent = {"max_calls": 1, "max_turn_tokens": 8, "max_completion_tokens": 64, "batch_rows": 8, "merge": True}
     policy = load_policy(SETTINGS | {"id": checkpoint})
     trainer = ListwiseGRPOTrainer(
         policy, [Question("q", None, "rank", 1)], lambda *_: 0.0, settings, agent, None, "rta", 0, str(tmp_path / "out")
@@ -92,12 +93,12 @@ def test_what_cannot_be_loaded_ends_in_one_sentence(tmp_path):
 
 
 @pytest.mark.parametrize("quantize", ["nf4", "none"])
-def test_folding_changes_nothing_and_is_undone(checkpoint, quantize):
+def test_merging_changes_nothing_and_is_undone(checkpoint, quantize):
     model = with_random_adapter(load_policy(SETTINGS | {"id": checkpoint, "quantize": quantize}).model).eval()
     modules = list(model.modules())
     with torch.no_grad():
         before = model(IDS).logits
-        with folded(model):
+        with merged(model):
             inside = model(IDS).logits
             assert not any(isinstance(m, bitsandbytes.nn.Linear4bit) for m in model.modules())
     assert (inside - before).abs().max() < 1e-4 * before.abs().max()

@@ -24,13 +24,14 @@ from agenticrec_lite.runs import open_run, processes, read_metrics, read_ranks, 
 from agenticrec_lite.training import arguments, grpo
 from agenticrec_lite.training.arguments import check_settings, grpo_config, sft_config
 from agenticrec_lite.training.checkpoint import Checkpoints, check_resumed
-from agenticrec_lite.training.grpo import ListwiseGRPOTrainer, Question
-from agenticrec_lite.training.nano.pretrain import Recipe, new_policy, new_tokenizer
-from agenticrec_lite.training.nano.teacher import play
-from agenticrec_lite.training.nano.worlds import random_world
-from agenticrec_lite.training.pipeline import Experiment
+from agenticrec_lite.agent.question import Question
+from agenticrec_lite.training.grpo import ListwiseGRPOTrainer
+from agenticrec_lite.nano.pretrain import Recipe, new_policy, new_tokenizer
+from agenticrec_lite.agent.teacher import run_script
+from agenticrec_lite.nano.worlds import random_world
+from agenticrec_lite.experiment.experiment import Experiment
 
-AGENT = {"max_calls": 3, "max_turn_tokens": 60, "max_completion_tokens": 700, "batch_rows": 64, "fold": True}
+AGENT = {"max_calls": 3, "max_turn_tokens": 60, "max_completion_tokens": 700, "batch_rows": 64, "merge": True}
 SETTINGS = {
     "steps": 3, "tasks_per_step": 4, "group_size": 4, "micro_groups": 1, "learning_rate": 1e-2, "warmup_steps": 0,
     "temperature": 1.0,
@@ -54,7 +55,7 @@ def scripted(model, chat, groups, sampling, generator=None):
     played = []
     for g, group in enumerate(groups):
         for turns in SCRIPTS[int(group.task_id)]:
-            trajectory = play(turns, group.environments[0].context, chat, "rank", group.prompt_ids)
+            trajectory = run_script(turns, group.environments[0].context, chat, "rank", group.prompt_ids)
             trajectory.task_id, trajectory.group = group.task_id, g
             played.append(trajectory)
     return played

@@ -37,7 +37,7 @@ def test_every_profile_makes_the_trainers_arguments(name, tmp_path, monkeypatch)
     """Down to trl's own checks: batches that groups divide, known losses, no two precisions."""
     from agenticrec_lite.policy import DTYPES, quantization_config
     from agenticrec_lite.training.grpo import grpo_config
-    from agenticrec_lite.training.warm_start import sft_config
+    from agenticrec_lite.experiment.warm_start import sft_config
 
     profile = load_profile(name)
     for stage in ("rta", "ppr"):

@@ -14,14 +14,16 @@ from trl import chat_template_utils
 from agenticrec_lite.agent.environment import RankingEnvironment
 from agenticrec_lite.agent.prompts import ChatFormat, system_prompt, task_prompt
 from agenticrec_lite.agent.protocol import write_answer
-from agenticrec_lite.agent.rollout import Group, Sampling, rollout
-from agenticrec_lite.data.fetch import cache_folder
+from agenticrec_lite.agent.episodes import Group, Sampling
+from agenticrec_lite.agent.rollout import rollout
+from agenticrec_lite.data.cache import cache_folder
 from agenticrec_lite.policy import load_policy
 from agenticrec_lite.profiles import load_profile
 from agenticrec_lite.rewards import listwise_reward
 from agenticrec_lite.training import grpo
-from agenticrec_lite.training.grpo import ListwiseGRPOTrainer, Question
-from agenticrec_lite.training.nano.teacher import play
+from agenticrec_lite.agent.question import Question
+from agenticrec_lite.training.grpo import ListwiseGRPOTrainer
+from agenticrec_lite.agent.teacher import run_script
 
 VOCABULARY = 151_936  # rows of Qwen3's embedding; the tokenizer knows 151,669 tokens
 FIRST_SPECIAL = 151_643
@@ -145,7 +147,7 @@ def test_a_trajectory_is_token_for_token_the_templates_rendering(tokenizer, cont
     tokenizer.chat_template = TEMPLATES[template]
     chat = ChatFormat.of(tokenizer)
     turns = [CALL, CALL.replace("get_similar_users", "get_user_profile"), THINK + ranked(3)]
-    played = play(turns, context, chat, "rank", chat.prompt_ids(context))
+    played = run_script(turns, context, chat, "rank", chat.prompt_ids(context))
     assert played.outcome == "answered" and played.n_calls == 2
     seen = [step.text for step in played.steps if step.kind == "observation"]
     messages = [
@@ -189,7 +191,7 @@ def trainer_of(checkpoint, context, monkeypatch, tmp_path):
     scripts = [[CALL, ranked(POSITIVE)], [ranked(3)], ["nonsense"], [CALL, CALL, ranked(12)]]
 
     def scripted(model, chat, groups, sampling, generator=None):
-        rows = [play(scripts[k], context, chat, "rank", group.prompt_ids) for group in groups for k in range(4)]
+        rows = [run_script(scripts[k], context, chat, "rank", group.prompt_ids) for group in groups for k in range(4)]
         for i, row in enumerate(rows):
             row.task_id, row.group = groups[i // 4].task_id, i // 4
         return rows

@@ -27,12 +27,14 @@ from agenticrec_lite.data import make_log
 from agenticrec_lite.policy import Policy, add_adapter
 from agenticrec_lite.rewards import listwise_reward
 from agenticrec_lite.runs import Run, open_run
-from agenticrec_lite.training import checkpoint, grpo, pipeline
+from agenticrec_lite.experiment import stages
+from agenticrec_lite.training import checkpoint, grpo
 from agenticrec_lite.training.checkpoint import check_resumed
-from agenticrec_lite.training.grpo import Question
-from agenticrec_lite.training.nano.teacher import play
-from agenticrec_lite.training.nano.worlds import random_world
-from agenticrec_lite.training.pipeline import Experiment, run_experiment, train
+from agenticrec_lite.agent.question import Question
+from agenticrec_lite.agent.teacher import run_script
+from agenticrec_lite.nano.worlds import random_world
+from agenticrec_lite.experiment.experiment import Experiment
+from agenticrec_lite.experiment.stages import run_experiment, train
 
 SMALL = {
     "agent": {"max_calls": 2},
@@ -142,7 +144,7 @@ STEPS = {
     "temperature": 1.0,
 }  # fmt: skip
 OFF = {"report_to": "none"}
-AGENT = {"max_calls": 10, "max_turn_tokens": 40, "max_completion_tokens": 900, "batch_rows": 64, "fold": True}
+AGENT = {"max_calls": 10, "max_turn_tokens": 40, "max_completion_tokens": 900, "batch_rows": 64, "merge": True}
 LORA = {"r": 4, "alpha": 8, "targets": "all-linear"}
 CALL = write_call("get_similar_users", {}, "I ask.")
 ANSWERS = [write_answer([first, *(n for n in range(1, 21) if n != first)][:10]) for first in (3, 7, 12)]

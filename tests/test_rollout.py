@@ -12,10 +12,11 @@ from agenticrec_lite.agent import rollout as engine
 from agenticrec_lite.agent.cache import SlotCache
 from agenticrec_lite.agent.environment import RankingEnvironment
 from agenticrec_lite.agent.protocol import write_answer, write_call
-from agenticrec_lite.agent.rollout import Group, Sampling, rollout
+from agenticrec_lite.agent.episodes import Group, Sampling
+from agenticrec_lite.agent.rollout import rollout
 from agenticrec_lite.agent.trajectory import Step, Trajectory
-from agenticrec_lite.training.nano.worlds import random_world
-from agenticrec_lite.training.scoring import (
+from agenticrec_lite.nano.worlds import random_world
+from agenticrec_lite.agent.scoring import (
     action_logprobs,
     length_buckets,
     pad,

@@ -3,7 +3,7 @@
 import pytest
 
 from agenticrec_lite.errors import UserError
-from agenticrec_lite.training.shipped import SHIPPED, borrow
+from agenticrec_lite.experiment.shipped import SHIPPED, borrow
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from test_resume import small_log
 
-from agenticrec_lite.training import pipeline
+from agenticrec_lite.experiment import stages
 
 SOAK = {
     "agent": {"max_calls": 2},

@@ -22,7 +22,7 @@ from agenticrec_lite.rewards import group_advantages, listwise_reward
 from agenticrec_lite.runs import open_run, read_config, read_metrics
 from agenticrec_lite.tools import call_tool
 from agenticrec_lite.training.mining import HardNegative
-from agenticrec_lite.training.nano.teacher import play as play_script
+from agenticrec_lite.agent.teacher import run_script
 from studies import changes, evidence, proposition1, proposition2, remaining, sft, tables, zero_shot
 from studies.run import play, share_recommenders
 from studies.variants import TIERS, VARIANTS, any_negative, hardest_negative
@@ -121,7 +121,7 @@ def test_negatives():
 def test_a_corrected_trajectory_asks_the_same_and_puts_the_positive_first(tiny, context):
     _, chat = tiny
     turns = [write_call("get_similar_users", {}, "I ask."), write_answer([5, 6, 7, 8, 9, 10, 11, 12, 13, 14], "So.")]
-    played = play_script(turns, context, chat, "rank", [1, 2, 3])
+    played = run_script(turns, context, chat, "rank", [1, 2, 3])
     for positive, expected in ((7, [7, 5, 6, 8, 9, 10, 11, 12, 13, 14]), (20, [20, *range(5, 14)])):
         better = sft.correct(played, positive, context, chat)
         assert better.valid and better.answer == expected and better.n_calls == 1 and better.prompt_ids == [1, 2, 3]
@@ -276,7 +276,7 @@ SHORT = {
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    from agenticrec_lite.training.pipeline import run_experiment
+    from agenticrec_lite.experiment.stages import run_experiment
 
     folder = tmp_path_factory.mktemp("studies") / "base"
     run_experiment("toystore", "nano", 0, folder, SHORT)

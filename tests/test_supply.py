@@ -253,11 +253,12 @@ def test_training_writes_no_secret_down(canary, tiny, tmp_path, capfd):
     from agenticrec_lite.policy import Policy, add_adapter
     from agenticrec_lite.rewards import listwise_reward
     from agenticrec_lite.runs import open_run
-    from agenticrec_lite.training.grpo import ListwiseGRPOTrainer, Question
-    from agenticrec_lite.training.nano.worlds import random_world
+    from agenticrec_lite.agent.question import Question
+    from agenticrec_lite.training.grpo import ListwiseGRPOTrainer
+    from agenticrec_lite.nano.worlds import random_world
 
     settings = {"steps": 1, "tasks_per_step": 1, "group_size": 2, "micro_groups": 1, "learning_rate": 1e-3}
-    agent = {"max_calls": 1, "max_turn_tokens": 8, "max_completion_tokens": 64, "batch_rows": 8, "fold": True}
+    agent = {"max_calls": 1, "max_turn_tokens": 8, "max_completion_tokens": 64, "batch_rows": 8, "merge": True}
     policy = Policy(add_adapter(copy.deepcopy(tiny[0]), LORA), tiny[1].tokenizer, True)
     with open_run(tmp_path / "run", {"dataset": "d", "profile": "p", "seed": 0}) as run:
         trainer = ListwiseGRPOTrainer(

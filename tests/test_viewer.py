@@ -8,9 +8,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from agenticrec_lite.agent.token_view import show_tokens
+from agenticrec_lite.show.token_view import show_tokens
 from agenticrec_lite.agent.trajectory import Trajectory
-from agenticrec_lite.agent.viewer import compare, show_group, show_trajectory
+from agenticrec_lite.show.viewer import compare, show_group, show_trajectory
 
 HOSTILE = (
     "</div></style><script>alert(1)</script><img src=x onerror=\"a()\"> 'q' &amp; "

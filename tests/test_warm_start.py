@@ -11,9 +11,10 @@ from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.policy import load_policy
 from agenticrec_lite.profiles import load_profile
 from agenticrec_lite.runs import open_run, read_metrics
-from agenticrec_lite.training.nano.worlds import random_world
-from agenticrec_lite.training.pipeline import Experiment
-from agenticrec_lite.training.warm_start import as_row, demonstrations, warm_start
+from agenticrec_lite.nano.worlds import random_world
+from agenticrec_lite.experiment.experiment import Experiment
+from agenticrec_lite.experiment.warm_start import demonstrations, warm_start
+from agenticrec_lite.training.sft import as_row
 
 
 class WorldsForTasks:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from agenticrec_lite.agent.protocol import parse_turn
 from agenticrec_lite.agent.trajectory import Step
-from agenticrec_lite.tools import TaskContext, call_tool
+from agenticrec_lite.tools import TaskContext, call_tool, tools_of
 
 MAX_CALLS = 10
 
@@ -37,7 +37,7 @@ class RankingEnvironment:
         Returns:
             The observation, or None when the trajectory has ended.
         """
-        turn = parse_turn(text, self.question, len(self.context.candidates))
+        turn = parse_turn(text, self.question, len(self.context.candidates), tools_of(self.context))
         if turn.think:
             self.steps.append(Step("think", turn.think))
         if turn.error:

@@ -1,35 +1,41 @@
 """Prompts and their tokens: one protocol for warm start, rollouts, evaluation and PPR."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from jinja2 import TemplateError
 
 from agenticrec_lite.agent.protocol import TOP, write_answer, write_call
 from agenticrec_lite.errors import UserError, first_line
-from agenticrec_lite.tools import TOOLS, TaskContext
+from agenticrec_lite.tools import TOOLS, TaskContext, tools_of
 from agenticrec_lite.tools.registry import parameters, summary
 from agenticrec_lite.tools.text import escape
 
 _MARK = "\u241e"  # stands for a turn or an observation while a template is taken apart
 
 
-def system_prompt(brief: bool) -> str:
+def system_prompt(brief: bool, tools: Mapping[str, Callable[..., str]] = TOOLS) -> str:
     """The rules of the game.
 
     Args:
         brief: One line a tool (nano), instead of one with its whole summary.
+        tools: By name.
     """
-    tools = "\n".join(
+    listed = "\n".join(
         f"{name}({', '.join(parameters(tool))})" + ("" if brief else f": {summary(tool)}")
-        for name, tool in TOOLS.items()
+        for name, tool in tools.items()
     )
     if brief:
-        return f"Tools:\n{tools}"
+        return f"Tools:\n{listed}"
+    name, argument = next(
+        ((name, next(iter(parameters(tool)))) for name, tool in reversed(tools.items()) if parameters(tool)),
+        (next(iter(tools)), None),
+    )
     return (
         "You are a recommender agent. Think, call tools to gather evidence, then answer.\n"
         "A turn is <think>your thoughts</think> followed by one tool call, for example\n"
-        f"{write_call('get_similar_items', {'item_title': 'h1'})}\n"
-        f"or by the answer. You may call at most 10 tools.\nTools:\n{tools}"
+        f"{write_call(name, {argument: 'h1'} if argument else {})}\n"
+        f"or by the answer. You may call at most 10 tools.\nTools:\n{listed}"
     )
 
 
@@ -109,7 +115,7 @@ class ChatFormat:
         self, context: TaskContext, question: str = "rank", pair: tuple[int, int] | None = None
     ) -> list[int]:
         """Token ids of a task's prompt, up to the place where the policy begins."""
-        system, user = system_prompt(self.brief), task_prompt(context, question, pair)
+        system, user = system_prompt(self.brief, tools_of(context)), task_prompt(context, question, pair)
         messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
         text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         return self.tokenizer.encode(text, add_special_tokens=False)

@@ -9,6 +9,7 @@ and nothing else. Strings are parsed here, once; everything later reads the resu
 
 import json
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from agenticrec_lite.tools import TOOLS
@@ -47,13 +48,16 @@ class Turn:
     bad_answer: bool = False
 
 
-def parse_turn(text: str, question: str = "rank", n_candidates: int = 20) -> Turn:
+def parse_turn(
+    text: str, question: str = "rank", n_candidates: int = 20, tools: Collection[str] = tuple(TOOLS)
+) -> Turn:
     """Classify one turn of the policy; never raises.
 
     Args:
         text: The turn, without the end-of-turn token.
         question: "rank" expects a list, "more" and "less" expect A or B.
         n_candidates: Candidate numbers are 1..n_candidates.
+        tools: Names of the tools that there are.
     """
     once = all(text.count(tag) < 2 for tag in TAGS)  # which also keeps the pattern's time linear
     match = _TURN.fullmatch(text.strip()) if once else None
@@ -61,7 +65,7 @@ def parse_turn(text: str, question: str = "rank", n_candidates: int = 20) -> Tur
         return Turn(error=_what_is_wrong(text))
     think = (match["think"] or "").strip()
     if match["call"] is not None:
-        return _parse_call(think, match["call"])
+        return _parse_call(think, match["call"], tools)
     parse = _parse_list if question == "rank" else _parse_pair
     return parse(think, match["answer"], n_candidates)
 
@@ -75,7 +79,7 @@ def _what_is_wrong(text: str) -> str:
     return "text stands outside the tags, or a tag is not closed or not in order."
 
 
-def _parse_call(think: str, body: str) -> Turn:
+def _parse_call(think: str, body: str, tools: Collection[str]) -> Turn:
     if body.count("[") + body.count("{") > _DEEPEST:
         return Turn(think, error=f"the tool call opens more than {_DEEPEST} brackets.")
     try:
@@ -85,8 +89,8 @@ def _parse_call(think: str, body: str) -> Turn:
         return Turn(think, error="the tool call is not valid JSON.")
     if not isinstance(call, dict) or set(call) != {"name", "arguments"} or not isinstance(call["arguments"], dict):
         return Turn(think, error='a tool call is {"name": ..., "arguments": {...}}, nothing more or less.')
-    if not isinstance(call["name"], str) or call["name"] not in TOOLS:
-        return Turn(think, error=f"there is no such tool; the tools are {', '.join(TOOLS)}.")
+    if not isinstance(call["name"], str) or call["name"] not in tools:
+        return Turn(think, error=f"there is no such tool; the tools are {', '.join(tools)}.")
     return Turn(think, tool=call["name"], arguments=call["arguments"])
 
 

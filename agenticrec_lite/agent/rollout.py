@@ -4,9 +4,8 @@ The cache (agent/cache.py) gives every row its own length, so that ragged batche
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import nullcontext
 from os.path import commonprefix
 
 import torch
@@ -16,55 +15,21 @@ from transformers import PreTrainedModel
 
 from agenticrec_lite.agent.cache import SlotCache
 from agenticrec_lite.agent.environment import RankingEnvironment
+from agenticrec_lite.agent.episodes import Group, Sampling, enough_memory
 from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.trajectory import Trajectory
-from agenticrec_lite.errors import UserError
-from agenticrec_lite.policy import base_model, folded
+from agenticrec_lite.policy import base_model, merged
 
 SMALLER = "agent.batch_rows or agent.max_completion_tokens"
 
 
-@dataclass
-class Group:
-    """All rollouts of one prompt: one environment a rollout."""
-
-    task_id: str
-    prompt_ids: list[int]
-    environments: list[RankingEnvironment]
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How to decode.
-
-    Attributes:
-        temperature: 0 is greedy; otherwise divides the logits.
-        max_turn_tokens: Longest single turn.
-        max_completion_tokens: Longest trajectory after the prompt, observations included, that goes on; its last turn
-            may add max_turn_tokens.
-        batch_rows: Trajectories decoded together.
-        fold: Fold adapters into plain weights while decoding (policy.folded): faster, for models that fit so.
-    """
-
-    temperature: float = 1.0
-    max_turn_tokens: int = 160
-    max_completion_tokens: int = 1024
-    batch_rows: int = 64
-    fold: bool = False
-
-    @classmethod
-    def of(cls, agent: dict, temperature: float) -> "Sampling":
-        """From a profile's `agent` section."""
-        names = ("max_turn_tokens", "max_completion_tokens", "batch_rows", "fold")
-        return cls(temperature, **{name: agent[name] for name in names})
-
-
-class _Batch:
+class Batch:
     """Trajectories that are decoded together, and the cache they share."""
 
-    def __init__(self, model: PreTrainedModel, chat: ChatFormat, sampling: Sampling, generator):
-        self.decoder, self.head = model.get_decoder(), model.get_output_embeddings()
-        self.chat, self.sampling, self.generator, self.device = chat, sampling, generator, model.device
+    def __init__(self, model: PreTrainedModel | None, chat: ChatFormat, sampling: Sampling, generator, device=None):
+        if model is not None:
+            self.decoder, self.head, device = model.get_decoder(), model.get_output_embeddings(), model.device
+        self.chat, self.sampling, self.generator, self.device = chat, sampling, generator, device
         self.environments: list[RankingEnvironment] = []
         self.trajectories: list[Trajectory] = []
         self.rows: list[int] = []  # trajectories alive, in cache order; `lengths` is how many tokens each has there
@@ -117,18 +82,6 @@ class _Batch:
             ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
         ).last_hidden_state
 
-    def _choose(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Next token and its log-probability, per row."""
-        temperature = self.sampling.temperature
-        log_p = torch.log_softmax(logits / (temperature or 1.0), -1)
-        if temperature == 0:
-            token = log_p.argmax(-1)
-        else:  # invert the distribution function: one random number a row, where torch.multinomial draws one a token
-            below = log_p.exp().cumsum(-1)
-            drawn = torch.rand(len(logits), 1, generator=self.generator).to(below) * below[:, -1:]
-            token = torch.searchsorted(below, drawn, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
-        return token, log_p.gather(1, token[:, None])[:, 0]
-
     def turn(self) -> None:
         """Let every living row write one turn, step its environment, and feed the observations."""
         tokens, logprobs, counts = self._write_turn()
@@ -166,7 +119,7 @@ class _Batch:
         going = torch.ones(n, dtype=torch.bool, device=self.device)  # which of them have not ended
         cache, logits = self.cache, self.logits
         for i in range(limit):
-            tokens[writing, i], logprobs[writing, i] = self._choose(logits)
+            tokens[writing, i], logprobs[writing, i] = self.sampling.choose(logits, self.generator)
             ended = going & (tokens[writing, i] == end)
             counts[writing[ended]] = i + 1
             going = going & ~ended
@@ -218,20 +171,6 @@ class _Batch:
         return self.trajectories
 
 
-@contextmanager
-def enough_memory(doing: str, smaller: str) -> Iterator[None]:
-    """Turn running out of memory into a sentence: what was being done, and which settings make it smaller."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:  # torch raises its own error on a GPU, a plain one on a CPU
-        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not known and "allocate memory" not in str(error) and "not enough memory" not in str(error):
-            raise
-        raise UserError(
-            f"The memory does not suffice for {doing}; begin in another folder with smaller {smaller}."
-        ) from error
-
-
 @torch.no_grad()
 def rollout(
     model: PreTrainedModel,
@@ -260,10 +199,10 @@ def rollout(
     model = base_model(model)
     training = model.training
     model.eval()
-    batch, waiting = _Batch(model, chat, sampling, generator), deque(groups)
+    batch, waiting = Batch(model, chat, sampling, generator), deque(groups)
     bar = tqdm(total=sum(len(g.environments) for g in groups), desc=progress, disable=progress is None, leave=False)
     try:
-        with enough_memory("rollouts", SMALLER), bar, folded(model) if sampling.fold else nullcontext():
+        with enough_memory("rollouts", SMALLER), bar, merged(model) if sampling.merge else nullcontext():
             while batch.rows or waiting:
                 if admitted := _fitting(waiting, sampling.batch_rows, len(batch.rows)):
                     batch.admit(admitted)

@@ -2,7 +2,7 @@
 
 import os
 
-from agenticrec_lite.data.fetch import AMAZON
+from agenticrec_lite.data.fetch_amazon import AMAZON
 from agenticrec_lite.data.log import InteractionLog, make_log
 from agenticrec_lite.data.movielens import load_ml100k
 from agenticrec_lite.data.own import from_frames, load_files

@@ -9,8 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from agenticrec_lite.data.amazon_reader import read_items, read_reviews, sentence
-from agenticrec_lite.data.fetch import fetch
-from agenticrec_lite.data.fetch_amazon import files_in
+from agenticrec_lite.data.fetch_amazon import fetch_amazon, files_in
 from agenticrec_lite.data.log import InteractionLog, make_log
 from agenticrec_lite.errors import UserError
 
@@ -33,7 +32,7 @@ def load_amazon(name: str, **filters) -> InteractionLog:
     Raises:
         UserError: there is no such category, it can be neither found nor fetched, or nothing of it is left.
     """
-    reviews, items = files_in(fetch(name), name)
+    reviews, items = files_in(fetch_amazon(name), name)
     return read_amazon(reviews, items, name, **{"window": WINDOW, "k_core": K_CORE, **filters})
 
 

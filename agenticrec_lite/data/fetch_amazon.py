@@ -15,26 +15,38 @@ from urllib.error import HTTPError
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
-from agenticrec_lite.data.fetch import AMAZON, MANIFEST, TIMEOUT, SourceFailed, check_cached, first_of, sha256
+from agenticrec_lite.data.cache import (
+    MANIFEST,
+    TIMEOUT,
+    SourceFailed,
+    cache_folder,
+    check_cached,
+    first_of,
+    sha256,
+    usable_cache,
+)
 from agenticrec_lite.errors import UserError, first_line
 from agenticrec_lite.runs import replacing
 
+AMAZON = {  # by our name: the category's name in the files
+    "amazon-2023/CDs": "CDs_and_Vinyl", "amazon-2023/Instruments": "Musical_Instruments",
+    "amazon-2023/Office": "Office_Products", "amazon-2023/Games": "Video_Games",
+}
 HUB_REPOSITORY = "McAuley-Lab/Amazon-Reviews-2023"
 OFFICIAL_BASE = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023/raw"
 ATTEMPTS = 5
 PAUSE = 1.0  # seconds before the second attempt, then twice as long each time
 
 
-def fetch_amazon(name: str, folder: Path, force: bool = False, sources: str | None = None) -> None:
-    """Puts the reviews and the items of a category into `folder`, unless they are there.
+def fetch_amazon(name: str, force: bool = False, sources: str | None = None) -> Path:
+    """Puts the reviews and the items of a category into the cache, unless they are there, and returns their folder.
 
     A download that broke off stays as *.part beside the lock, and the next call goes on with it, or begins anew if
     the file has changed at its source. The sha256 of both files is checked where the source gives it (the hub does),
     written to sha256.json, and checked by every later call.
 
     Args:
-        name: of `fetch.AMAZON`.
-        folder: in the cache.
+        name: of `AMAZON`.
         force: fetch again even when the files are there.
         sources: comma-separated, tried in this order: "hub" (Hugging Face, plain text) and "official" (the authors'
             server, gzip). Default: the environment's AGENTICREC_AMAZON2023_SOURCE, or both. An address in
@@ -42,24 +54,28 @@ def fetch_amazon(name: str, folder: Path, force: bool = False, sources: str | No
 
     Raises:
         UserError: another process is fetching the same, a cached file is not as it was fetched, the disk has too
-            little space, or no source gives the files.
-        OSError: the folder cannot be written.
+            little space, no source gives the files, or the folder cannot be written.
     """
+    if name not in AMAZON:
+        raise UserError(f"There is no category {name!r} of Amazon Reviews 2023 here; there are: {', '.join(AMAZON)}.")
+    folder = cache_folder() / name
     base = os.environ.get("AGENTICREC_AMAZON2023_URL")
     sources = sources or os.environ.get("AGENTICREC_AMAZON2023_SOURCE") or ("official" if base else None)
     known: dict[str, Callable[[], dict[str, Path]]] = {
         "hub": partial(_from_hub, AMAZON[name], folder),
         "official": partial(_from_official, AMAZON[name], folder, base or OFFICIAL_BASE),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            if (folder / MANIFEST).exists() and not force:
-                check_cached(name, folder)
-            else:
-                _install(first_of(known, name, sources), folder)
-    except Timeout:
-        raise UserError(f"Another process is fetching {name} into {folder}; wait for it.") from None
+    with usable_cache(name, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(folder / ".lock", timeout=0):
+                if (folder / MANIFEST).exists() and not force:
+                    check_cached(name, folder)
+                else:
+                    _install(first_of(known, name, sources), folder)
+        except Timeout:
+            raise UserError(f"Another process is fetching {name} into {folder}; wait for it.") from None
+    return folder
 
 
 def files_in(folder: Path, name: str) -> tuple[Path, Path]:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -43,6 +44,12 @@ class InteractionLog:
     def n_items(self) -> int:
         """Number of items, those without any interaction included."""
         return len(self.items)
+
+    @cached_property
+    def first_time(self) -> np.ndarray:
+        """Whether each interaction is the user's first with its item [n] bool."""
+        pairs = self.interactions["user"].to_numpy(np.int64) * self.n_items + self.interactions["item"].to_numpy()
+        return ~pd.Series(pairs).duplicated().to_numpy()
 
     def digest(self) -> str:
         """sha256 (hex) of the set of interactions, whatever file they came from and in whatever order."""

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from agenticrec_lite.data import fetch
+from agenticrec_lite.data.cache import HINT
+from agenticrec_lite.data.fetch import fetch
 from agenticrec_lite.data.log import INTERACTION_COLUMNS, InteractionLog, make_log
 from agenticrec_lite.errors import UserError
 
@@ -31,15 +32,15 @@ def load_ml100k() -> InteractionLog:
         UserError: the dataset can be neither found nor fetched, or the interactions are not the published
             ones.
     """
-    folder = fetch.fetch(NAME)
-    mend = fetch.MEND.format(name=NAME)
+    folder = fetch(NAME)
+    hint = HINT.format(name=NAME)
     try:
         tables = _read_wheel(folder) if (folder / "ml-100k.inter").exists() else _read_official(folder)
     except (ValueError, KeyError) as error:
-        raise UserError(f"The files in {folder} cannot be read as {NAME} ({error}); {mend}.") from None
+        raise UserError(f"The files in {folder} cannot be read as {NAME} ({error}); {hint}.") from None
     log = make_log(NAME, *tables)
     if log.digest() != DIGEST:
-        raise UserError(f"The interactions in {folder} are not those of {NAME}; {mend}.")
+        raise UserError(f"The interactions in {folder} are not those of {NAME}; {hint}.")
     return log
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from agenticrec_lite.data import toystore_world as model
 from agenticrec_lite.data.amazon import WINDOW, read_amazon
-from agenticrec_lite.data.fetch import cache_folder
+from agenticrec_lite.data.cache import cache_folder
 from agenticrec_lite.data.log import InteractionLog
 from agenticrec_lite.data.toystore_world import Step, World
 from agenticrec_lite.errors import UserError

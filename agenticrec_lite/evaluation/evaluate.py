@@ -8,8 +8,9 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 
 from agenticrec_lite.agent.environment import RankingEnvironment
+from agenticrec_lite.agent.episodes import Group, Sampling
 from agenticrec_lite.agent.prompts import ChatFormat
-from agenticrec_lite.agent.rollout import Group, Sampling, rollout
+from agenticrec_lite.agent.rollout import rollout
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.data.tasks import RankingTask
 from agenticrec_lite.evaluation.metrics import ranks_from_scores, summarize

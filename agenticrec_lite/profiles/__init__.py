@@ -22,6 +22,8 @@ ADDED = {
         "server_base_url": None,
     }},
     "tracking": {"report_to": "none"},
+    "tasks": {"n_candidates": 20, "history_length": 10, "min_history": 3},
+    "rta": {"save_every": 1}, "ppr": {"save_every": 1},
 }  # fmt: skip
 
 ONE_OF = {

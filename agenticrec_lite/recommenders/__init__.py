@@ -7,4 +7,8 @@ from agenticrec_lite.recommenders.itemknn import ItemKNN
 from agenticrec_lite.recommenders.popularity import Popularity
 from agenticrec_lite.recommenders.sasrec import SASRec
 
-__all__ = ["Caser", "GRU4Rec", "ItemKNN", "Popularity", "Recommender", "SASRec"]
+RECOMMENDERS: dict[str, type[Recommender]] = {  # the baselines, by their names in tables
+    "popularity": Popularity, "itemknn": ItemKNN, "caser": Caser, "gru4rec": GRU4Rec, "sasrec": SASRec,
+}  # fmt: skip
+
+__all__ = ["RECOMMENDERS", "Caser", "GRU4Rec", "ItemKNN", "Popularity", "Recommender", "SASRec"]

@@ -1,10 +1,11 @@
 """What a tool may look at: one ranking task with its items and evidence, and nothing of models or training."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+import pandas as pd
 
 from agenticrec_lite.tools.text import escape
 
@@ -25,6 +26,7 @@ class ItemCard:
         rating: Mean rating, None if never rated.
         popularity: Percentile 0..99 of the item's interaction count in the catalogue.
         count: Number of interactions.
+        item: Its code in `TaskContext.past`, None in a generated world.
     """
 
     title: str
@@ -34,6 +36,7 @@ class ItemCard:
     rating: float | None = None
     popularity: int = 0
     count: int = 0
+    item: int | None = None
 
     @property
     def category(self) -> str:
@@ -49,7 +52,7 @@ class Evidence:
 
 
 class Collaborative(Protocol):
-    """The collaborative knowledge behind a task (real: tools.toolbox; generated: training.nano.worlds)."""
+    """The collaborative knowledge behind a task (real: tools.toolbox; generated: nano.worlds)."""
 
     def similar_users(self) -> Evidence: ...
 
@@ -59,7 +62,7 @@ class Collaborative(Protocol):
 
 @dataclass(frozen=True)
 class TaskContext:
-    """Everything the seven tools can say about one task.
+    """Everything that tools can say about one task.
 
     Attributes:
         history: Items the user took, oldest first; shown as h1, h2, ...
@@ -67,6 +70,9 @@ class TaskContext:
         candidates: The items to rank; shown as 1, 2, ...
         collaborative: Neighbours and candidate scores.
         neighbours: How many neighbours a collaborative tool names.
+        past: The interactions that tools may know, all before every task that they serve [user, item, rating,
+            timestamp]; None in a generated world.
+        tools: What the policy may call, by name; None for the paper's seven. See `registry.tools_of`.
     """
 
     history: Sequence[ItemCard]
@@ -74,6 +80,8 @@ class TaskContext:
     candidates: Sequence[ItemCard]
     collaborative: Collaborative
     neighbours: int = 3
+    past: pd.DataFrame | None = field(default=None, repr=False, compare=False)
+    tools: Mapping[str, Callable[..., str]] | None = field(default=None, repr=False, compare=False)
     _places: dict[str, tuple[str, int]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):

@@ -1,9 +1,11 @@
-"""The seven tools by name, their JSON schemas, and the one way to call them."""
+"""The paper's seven tools by name, the JSON schema of any tool, and the one way to call one."""
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import get_args
 
+from agenticrec_lite.errors import UserError
 from agenticrec_lite.tools.behavior import get_rating_behavior, get_session_behavior
 from agenticrec_lite.tools.collaborative import get_similar_items, get_similar_users
 from agenticrec_lite.tools.context import TaskContext, ToolError
@@ -12,6 +14,7 @@ from agenticrec_lite.tools.profile import get_user_profile
 from agenticrec_lite.tools.text import escape
 
 Tool = Callable[..., str]
+_IN_WORDS = {str: "text or a number", int: "a whole number", float: "a number", bool: "true or false"}
 
 TOOLS: dict[str, Tool] = {
     tool.__name__: tool
@@ -39,18 +42,70 @@ def summary(tool: Tool) -> str:
 
 def schema(tool: Tool) -> dict:
     """A tool's JSON schema (OpenAI function form, which chat templates take), from signature and docstring."""
-    lines = inspect.getdoc(tool).partition("Args:\n")[2].splitlines()
-    described = dict(line.strip().split(": ", 1) for line in lines if ": " in line)
-    properties = {name: {"type": "string", "description": described[name]} for name in parameters(tool)}
-    required = [name for name, p in parameters(tool).items() if p.default is inspect.Parameter.empty]
-    return {
-        "type": "function",
-        "function": {
-            "name": tool.__name__,
-            "description": summary(tool),
-            "parameters": {"type": "object", "properties": properties, "required": required},
-        },
-    }
+    from transformers.utils import get_json_schema  # slow to import
+
+    return get_json_schema(as_method(tool))
+
+
+def as_method(tool: Tool) -> Callable[..., str]:
+    """A function with the signature that the policy sees: a tool without its context."""
+
+    def method(**arguments) -> str:
+        raise NotImplementedError("only its signature and docstring are of use")
+
+    known = parameters(tool)
+    method.__name__, method.__doc__ = tool.__name__, tool.__doc__
+    method.__signature__ = inspect.Signature(list(known.values()), return_annotation=str)
+    method.__annotations__ = {name: p.annotation for name, p in known.items()} | {"return": str}
+    return method
+
+
+def tools_of(context: TaskContext) -> Mapping[str, Tool]:
+    """The tools that can be called in a task, by name."""
+    return TOOLS if context.tools is None else context.tools
+
+
+def check_tools(tools: Sequence[Tool]) -> None:
+    """Whether functions can serve as tools.
+
+    Raises:
+        UserError: One has no docstring, no `context` first, an argument without a type or a line about it; or two have
+            one name.
+    """
+    names = [getattr(tool, "__name__", repr(tool)) for tool in tools]
+    for tool, name in zip(tools, names, strict=True):
+        if not callable(tool) or not name.isidentifier():
+            raise UserError(f"A tool is a function with a name, not {name}; write it with def.")
+        if names.count(name) > 1:
+            raise UserError(f"There are two tools called {name}; rename one.")
+        if not (inspect.getdoc(tool) or "").strip():
+            raise UserError(f"The tool {name} has no docstring; its first sentence is what the policy reads of it.")
+        if next(iter(inspect.signature(tool).parameters), "") != "context":
+            raise UserError(f"The first argument of the tool {name} must be called context (its TaskContext).")
+        for argument, parameter in parameters(tool).items():
+            if not set(accepted(parameter)) or f"{argument}:" not in inspect.getdoc(tool):
+                raise UserError(
+                    f"The argument {argument} of the tool {name} needs a type (str, int, float or bool) "
+                    f"and a line '{argument}: ...' under Args: in the docstring."
+                )
+
+
+def accepted(parameter: inspect.Parameter) -> list[type]:
+    """The types of values that an argument takes, of those that JSON and a schema have; empty if there are others."""
+    hint = parameter.annotation
+    if isinstance(hint, str):  # from __future__ import annotations
+        hint = {"str": str, "int": int, "float": float, "bool": bool}.get(hint.removesuffix(" | None"), hint)
+    kinds = [kind for kind in get_args(hint) or (hint,) if kind is not type(None)]
+    return kinds if all(kind in (str, int, float, bool) for kind in kinds) else []
+
+
+def _takes(parameter: inspect.Parameter, value: object) -> bool:
+    """Whether a value from JSON fits an argument. A number may stand for text: a candidate's number is often one."""
+    kinds = accepted(parameter)
+    if isinstance(value, bool):
+        return bool in kinds
+    wider = {str: (str, int), int: (int,), float: (int, float), bool: ()}
+    return any(isinstance(value, wider[kind]) for kind in kinds)
 
 
 def call_tool(name: str, arguments: dict, context: TaskContext) -> str:
@@ -59,19 +114,20 @@ def call_tool(name: str, arguments: dict, context: TaskContext) -> str:
     So does a tool that fails; why it did is for the maintainers, in the log, and not for the policy.
 
     Args:
-        name: A key of TOOLS.
+        name: Of one of the context's tools.
         arguments: As parsed from the policy's JSON.
         context: The task.
     """
-    tool = TOOLS[name]
+    tool = tools_of(context)[name]
     known = parameters(tool)
     try:
         for argument, value in arguments.items():
             if argument not in known:
                 takes = ", ".join(known) or "none"
                 raise ToolError(f"{name} has no argument {escape(argument, 40)!r}; it takes {takes}.")
-            if not isinstance(value, str | int) or isinstance(value, bool):
-                raise ToolError(f"{argument} must be text or a number, not {type(value).__name__}.")
+            if not _takes(known[argument], value):
+                wanted = " or ".join(_IN_WORDS[kind] for kind in accepted(known[argument]))
+                raise ToolError(f"{argument} must be {wanted}, not {type(value).__name__}.")
         missing = [a for a, p in known.items() if p.default is inspect.Parameter.empty and a not in arguments]
         if missing:
             raise ToolError(f"{name} needs the argument {missing[0]}.")

@@ -10,7 +10,8 @@ from scipy import sparse
 
 from agenticrec_lite.data.log import InteractionLog
 from agenticrec_lite.data.tasks import RankingTask
-from agenticrec_lite.recommenders import ItemKNN, Popularity, SASRec
+from agenticrec_lite.recommenders import RECOMMENDERS, ItemKNN, Popularity, Recommender, SASRec
+from agenticrec_lite.recommenders.sequential import SequentialRecommender
 from agenticrec_lite.tools.context import Evidence, ItemCard, TaskContext
 from agenticrec_lite.tools.text import standardise
 
@@ -26,7 +27,9 @@ class Toolbox:
 
     Attributes:
         cards: What is shown of each item, by item code.
-        popularity, itemknn, sasrec: The fitted recommenders; baselines use the same objects.
+        past: The interactions that all of it was fitted on.
+        popularity, itemknn: Fitted recommenders; baselines use the same objects.
+        sequential: What the sequential recommender is, SASRec by default.
         latest: Last item of each fitted user [U], in the order of `itemknn.taken`.
         neighbours: How many neighbours a collaborative tool names.
         vote_weight: Of the neighbours' votes beside SASRec's score.
@@ -35,25 +38,38 @@ class Toolbox:
     cards: list[ItemCard]
     popularity: Popularity
     itemknn: ItemKNN
-    sasrec: SASRec
+    sequential: SequentialRecommender
     latest: list[int]
     neighbours: int = 3
     vote_weight: float = VOTES
+    past: pd.DataFrame | None = None
 
     @classmethod
-    def fit(cls, log: InteractionLog, rows: slice, seed: int = 0, neighbours: int = 3) -> "Toolbox":
+    def fit(
+        cls, log: InteractionLog, rows: slice, seed: int = 0, neighbours: int = 3,
+        sequential: SequentialRecommender | None = None, vote_weight: float = VOTES,
+    ) -> "Toolbox":  # fmt: skip
         """Fit everything on some rows of a log.
 
         Args:
             log: Interactions and items.
             rows: Positions in log.interactions.
-            seed: Of SASRec.
+            seed: Of the sequential recommender.
             neighbours: How many neighbours a collaborative tool names.
+            sequential: The sequential recommender to fit; SASRec by default.
+            vote_weight: Of the neighbours' votes beside its score.
         """
         past = log.interactions.iloc[rows]
         popularity, itemknn = Popularity().fit(past, log.n_items), ItemKNN().fit(past, log.n_items)
-        sasrec, latest = SASRec().fit(past, log.n_items, seed), past.groupby("user")["item"].last().tolist()
-        return cls(item_cards(log, past), popularity, itemknn, sasrec, latest, neighbours)
+        sequential = (sequential or SASRec()).fit(past, log.n_items, seed)
+        latest = past.groupby("user")["item"].last().tolist()
+        return cls(item_cards(log, past), popularity, itemknn, sequential, latest, neighbours, vote_weight, past)
+
+    @property
+    def recommenders(self) -> dict[str, Recommender]:
+        """The fitted recommenders by their names in tables."""
+        fitted = {type(each): each for each in (self.popularity, self.itemknn, self.sequential)}
+        return {name: fitted[kind] for name, kind in RECOMMENDERS.items() if kind in fitted}
 
     @property
     def taken(self) -> np.ndarray:
@@ -78,14 +94,14 @@ class Toolbox:
     @cached_property
     def item_vectors(self) -> np.ndarray:
         """Unit-length SASRec embedding of each item [n_items, d]."""
-        return unit_length(self.sasrec.item_embeddings)
+        return unit_length(self.sequential.item_embeddings)
 
     def contexts(self, tasks: Sequence[RankingTask]) -> list[TaskContext]:
         """The context of each task, from its given history alone (the user need not be known)."""
         if not tasks:
             return []
         histories = [task.history for task in tasks]
-        wanted = self.sasrec.score(histories, [task.candidates for task in tasks])
+        wanted = self.sequential.score(histories, [task.candidates for task in tasks])
         return [
             TaskContext(
                 history=[self.cards[item] for item in task.history],
@@ -93,6 +109,7 @@ class Toolbox:
                 candidates=[self.cards[item] for item in task.candidates],
                 collaborative=FittedCollaborative(self, task, wanted[i]),
                 neighbours=self.neighbours,
+                past=self.past,
             )
             for i, task in enumerate(tasks)
         ]
@@ -105,7 +122,7 @@ class FittedCollaborative:
     Attributes:
         toolbox: Fitted evidence.
         task: The task.
-        wanted: SASRec's scores of the candidates given the history [C].
+        wanted: The sequential recommender's scores of the candidates given the history [C].
     """
 
     toolbox: Toolbox
@@ -127,7 +144,7 @@ class FittedCollaborative:
         return nearest, similarity[nearest] @ taken / box.item_sizes[candidates]
 
     def similar_users(self) -> Evidence:
-        """SASRec's score of the candidates plus, with less weight, the neighbours' votes; each standardised."""
+        """The sequential recommender's score plus, with less weight, the neighbours' votes; each standardised."""
         nearest, votes = self.votes()
         titles = [self.toolbox.cards[self.toolbox.latest[user]].title for user in nearest]
         scores = standardise(self.wanted) + self.toolbox.vote_weight * standardise(votes)
@@ -180,6 +197,7 @@ def item_cards(log: InteractionLog, past: pd.DataFrame) -> list[ItemCard]:
             rating=known(ratings[i]),
             popularity=min(99, int(100 * rank[i])),
             count=int(counts[i]),
+            item=i,
         )
         for i, row in enumerate(log.items.itertuples())
     ]

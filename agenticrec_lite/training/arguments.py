@@ -1,7 +1,7 @@
 """trl's arguments for a stage, out of a profile's settings, and what all processes share: passes and gradients."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,8 @@ from accelerate.utils import reduce
 from transformers.integrations import get_available_reporting_integrations
 from trl import GRPOConfig, SFTConfig
 
+from agenticrec_lite.agent.prompts import ChatFormat
+from agenticrec_lite.agent.question import Question
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.policy import precision
 from agenticrec_lite.runs import processes
@@ -87,6 +89,18 @@ def average_gradients(model: torch.nn.Module) -> None:
     mean = reduce(torch.cat([gradient.flatten() for gradient in gradients]), "mean")
     for parameter, part in zip(trained, mean.split([p.numel() for p in trained]), strict=True):
         parameter.grad = part.view_as(parameter).clone()
+
+
+def vllm_arguments(agent: dict, chat: ChatFormat, questions: Sequence[Question]) -> dict:
+    """trl's arguments for rollouts by vLLM; it reserves room for the longest trajectory that may come."""
+    longest = max(len(chat.prompt_ids(q.context, q.kind, q.pair)) for q in questions)
+    return {
+        "use_vllm": True,
+        "vllm_importance_sampling_correction": False,
+        "vllm_max_model_length": longest + agent["max_completion_tokens"] + agent["max_turn_tokens"],
+        "generation_kwargs": {"max_tokens": agent["max_turn_tokens"]},
+        **{f"vllm_{name}": value for name, value in agent["vllm"].items()},
+    }
 
 
 def check_settings(settings: dict) -> None:

@@ -31,16 +31,17 @@ class Checkpoints(TrainerCallback):
     Args:
         run: Its logged rows after the checkpoint's step are forgotten.
         stage: "rta" or "ppr".
+        every: Steps between two checkpoints.
 
     Attributes:
         step: Steps that need not be trained again; 0 without a good checkpoint.
         history: Their rows of metrics.csv.
     """
 
-    def __init__(self, run: Run, stage: str):
-        self.folder, self.step = run.checkpoints / f"{stage}_steps", 0
+    def __init__(self, run: Run, stage: str, every: int = 1):
+        self.folder, self.step, self.every = run.checkpoints / f"{stage}_steps", 0, every
         logged = run.logged_steps(stage)
-        for path in sorted(self.folder.glob("*.safetensors"), key=lambda path: int(path.stem), reverse=True):
+        for path in self._paths():
             try:
                 if int(path.stem) > logged:
                     raise ValueError(f"metrics.csv and trajectories.jsonl have steps up to {logged} only")
@@ -57,13 +58,13 @@ class Checkpoints(TrainerCallback):
             processes.say(f"{stage}: going on after step {self.step}.")
 
     def save(self, trainer) -> None:
-        """Write the checkpoint of the step that has just ended, unless it was the last step; keep two.
+        """Write a checkpoint after every `every`-th step but the last one; keep two.
 
         Raises:
             UserError: It could not be written.
         """
         step = trainer.state.global_step
-        if step == trainer.args.max_steps or not trainer.is_world_process_zero():
+        if step == trainer.args.max_steps or step % self.every or not trainer.is_world_process_zero():
             return
         optimizer = trainer.optimizer.state_dict()
         tensors = {f"adapter.{name}": p for name, p in trainer.model.named_parameters() if p.requires_grad}
@@ -74,9 +75,12 @@ class Checkpoints(TrainerCallback):
         text = json.dumps(state)
         with replacing(self.folder / f"{step}.safetensors") as temporary:
             save_file(tensors, temporary, {"state": text, "sha256": _checksum(text, tensors)})
-        for path in self.folder.glob("*.safetensors"):
-            if int(path.stem) <= step - KEPT:
-                path.unlink()
+        for path in self._paths()[KEPT:]:
+            path.unlink()
+
+    def _paths(self) -> list[Path]:
+        """The checkpoints, latest first."""
+        return sorted(self.folder.glob("*.safetensors"), key=lambda path: int(path.stem), reverse=True)
 
     def clear(self) -> None:
         """Remove them all: the stage is done."""

@@ -8,7 +8,6 @@ rewards, dropping of groups without a non-negative reward, and scoring with shar
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,48 +17,23 @@ from transformers import PrinterCallback, ProgressCallback
 from trl import GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
-from agenticrec_lite.agent.environment import RankingEnvironment
+from agenticrec_lite.agent.episodes import Sampling, enough_memory
 from agenticrec_lite.agent.prompts import ChatFormat
-from agenticrec_lite.agent.rollout import Group, Sampling, enough_memory, rollout
+from agenticrec_lite.agent.question import Question
+from agenticrec_lite.agent.rollout import rollout
+from agenticrec_lite.agent.scoring import action_logprobs
 from agenticrec_lite.agent.trajectory import Trajectory
+from agenticrec_lite.agent.vllm_engine import rollout_by_turns, vllm_here
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.policy import Policy, fp32_adapter
 from agenticrec_lite.rewards import group_advantages
 from agenticrec_lite.runs import Run, processes
-from agenticrec_lite.tools import TaskContext
-from agenticrec_lite.training.arguments import average_gradients, grpo_config
+from agenticrec_lite.tools import tools_of
+from agenticrec_lite.training.arguments import average_gradients, grpo_config, vllm_arguments
 from agenticrec_lite.training.checkpoint import Checkpoints
-from agenticrec_lite.training.log import step_metrics, trajectory_rows
-from agenticrec_lite.training.scoring import action_logprobs
-from agenticrec_lite.training.vllm_rollout import rollout_by_turns, vllm_arguments, vllm_here
+from agenticrec_lite.training.metrics import step_metrics, trajectory_rows
 
 MOST_SKIPPED = 5  # steps in a row without a finite gradient that end a stage
-
-
-@dataclass(frozen=True)
-class Question:
-    """One prompt to train on.
-
-    Attributes:
-        task_id: Of the ranking task, with a suffix for pair-wise questions.
-        context: Tools.
-        kind: "rank", "more" or "less".
-        right: The positive's candidate number, or "A" / "B".
-        pair: Candidate numbers behind A and B.
-        candidates: Item codes, for the log.
-    """
-
-    task_id: str
-    context: TaskContext
-    kind: str
-    right: int | str
-    pair: tuple[int, int] | None = None
-    candidates: tuple[int, ...] = ()
-
-    def group(self, chat: ChatFormat, copies: int, max_calls: int) -> Group:
-        """Its prompt, with a fresh environment for each of so many rollouts."""
-        environments = [RankingEnvironment(self.context, self.kind, max_calls) for _ in range(copies)]
-        return Group(self.task_id, chat.prompt_ids(self.context, self.kind, self.pair), environments)
 
 
 class ListwiseGRPOTrainer(GRPOTrainer):
@@ -102,6 +76,7 @@ class ListwiseGRPOTrainer(GRPOTrainer):
     ):
         self.watch, self.checkpoints, self.advantages = watch, checkpoints, advantages
         self.questions = {question.task_id: question for question in questions}
+        self.tools = list(dict.fromkeys(name for q in questions for name in tools_of(q.context)))
         self.reward, self.agent, self.run, self.stage, self.seed = reward, agent, run, stage, seed
         self.chat = ChatFormat.of(policy.tokenizer, policy.brief)
         self.sampling = Sampling.of(agent, settings["temperature"])
@@ -127,7 +102,8 @@ class ListwiseGRPOTrainer(GRPOTrainer):
     def _rollout(self, prompts: list, trainer) -> dict:
         """trl's rollout hook. Prompts arrive repeated group_size times; only the task id in them is used."""
         started = time.monotonic()
-        self.trajectories = self._play([self.questions[p[0]["content"]] for p in prompts[:: self.num_generations]])
+        asked = [self.questions[prompt[0]["content"]] for prompt in prompts[:: self.num_generations]]
+        self.trajectories = self.generate_rollouts(asked)
         first = processes.index() * len(prompts) // self.num_generations
         for trajectory in self.trajectories:
             trajectory.reward = self.reward(trajectory, self.questions[trajectory.task_id].right)
@@ -135,14 +111,18 @@ class ListwiseGRPOTrainer(GRPOTrainer):
         self.seconds_rollout, self.update_started = time.monotonic() - started, time.monotonic()
         return as_batch(self.trajectories)
 
-    def _play(self, questions: Sequence[Question]) -> list[Trajectory]:
+    def generate_rollouts(self, questions: Sequence[Question]) -> list[Trajectory]:
         """A group of sampled trajectories for each question."""
         groups = [q.group(self.chat, self.num_generations, self.agent["max_calls"]) for q in questions]
         if self.by_turns:
-            return rollout_by_turns(self, groups)
+            return rollout_by_turns(groups, self.chat, self.sampling, self.model.device, self.write_turns)
         seed = processes.own_seed(self.seed * 1_000_003 + self.state.global_step)
         generator = torch.Generator().manual_seed(seed)
         return rollout(self.model, self.chat, groups, self.sampling, generator)
+
+    def write_turns(self, prompts: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[list[float]] | None]:
+        """A turn after each prompt, by trl, whose `use_vllm` flags hand it to vLLM."""
+        return self._generate_single_turn(prompts, None, {}, 1)
 
     def _generate_and_score_completions(self, inputs):
         """Rollouts with rewards and advantages; groups without a non-negative reward are masked out."""
@@ -223,7 +203,7 @@ class ListwiseGRPOTrainer(GRPOTrainer):
         row = {
             "stage": self.stage,
             "step": self.state.global_step,
-            **step_metrics(self.trajectories, self.num_generations),
+            **step_metrics(self.trajectories, self.num_generations, self.tools),
         }
         row |= {"grad_norm": logs["grad_norm"], "learning_rate": logs.get("learning_rate")}
         row |= {"skipped": 1} if self.skipped else {}

@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from agenticrec_lite.agent.question import Question
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.data.tasks import RankingTask
 from agenticrec_lite.tools import TaskContext
-from agenticrec_lite.training.grpo import Question
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ tokens are boxed. So the mask is legible without colour.
 
 from itertools import groupby
 
-from agenticrec_lite.agent.viewer import View, _advantage, _get, _head, _number, _origin, _safe, _scale
+from agenticrec_lite.show.viewer import View, _advantage, _get, _head, _number, _origin, _safe, _scale
 
 FOLD, PREVIEW = 130, 70  # tokens: a longer block that the policy did not write is folded after PREVIEW
 LEGEND = """<div class="a-legend">

@@ -115,7 +115,9 @@ def scripted_pair(
     return [*script.turns, write_answer("A" if first else "B", think)]
 
 
-def play(turns: list[str], context: TaskContext, chat: ChatFormat, question: str = "rank", prompt_ids=()) -> Trajectory:
+def run_script(
+    turns: list[str], context: TaskContext, chat: ChatFormat, question: str = "rank", prompt_ids=()
+) -> Trajectory:
     """Run scripted turns through the real environment and record them exactly as a rollout would be.
 
     Args:

@@ -7,11 +7,12 @@ import numpy as np
 import torch
 
 from agenticrec_lite.agent.environment import RankingEnvironment
+from agenticrec_lite.agent.episodes import Group, Sampling
 from agenticrec_lite.agent.prompts import ChatFormat
-from agenticrec_lite.agent.rollout import Group, Sampling, rollout
+from agenticrec_lite.agent.rollout import rollout
 from agenticrec_lite.agent.trajectory import Trajectory
+from agenticrec_lite.nano.worlds import random_world
 from agenticrec_lite.tools import TaskContext, ToolError
-from agenticrec_lite.training.nano.worlds import random_world
 
 _SOURCE = re.compile(r"I follow (similar users|similar items|similarity to h?\d+)\.")
 

@@ -6,9 +6,9 @@ import weakref
 from pathlib import Path
 
 from agenticrec_lite.data import load_dataset
+from agenticrec_lite.experiment.experiment import Experiment
 from agenticrec_lite.policy import Policy, load_policy
 from agenticrec_lite.runs import open_run, read_config, read_result, settings_of
-from agenticrec_lite.training.pipeline import Experiment
 
 RESULTS = Path(__file__).parents[2] / "data" / "results"
 SHIPPED = RESULTS / "nano-ml-100k" / "seed-0"  # its neighbours are other seeds

@@ -18,16 +18,16 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from agenticrec_lite.agent.environment import RankingEnvironment
 from agenticrec_lite.agent.prompts import ChatFormat, task_prompt
+from agenticrec_lite.agent.scoring import pad, predictor_states
+from agenticrec_lite.agent.teacher import scripted_ranking, some_tools
 from agenticrec_lite.errors import UserError
+from agenticrec_lite.nano.card import write_card, write_log
+from agenticrec_lite.nano.exam import exam
+from agenticrec_lite.nano.lessons import CALLS, Batch, batch
+from agenticrec_lite.nano.muon import Muon
+from agenticrec_lite.nano.tokenizer import train_tokenizer
+from agenticrec_lite.nano.worlds import random_world
 from agenticrec_lite.runs import replacing
-from agenticrec_lite.training.nano.card import write_card, write_log
-from agenticrec_lite.training.nano.exam import exam
-from agenticrec_lite.training.nano.lessons import CALLS, Batch, batch
-from agenticrec_lite.training.nano.muon import Muon
-from agenticrec_lite.training.nano.teacher import scripted_ranking, some_tools
-from agenticrec_lite.training.nano.tokenizer import train_tokenizer
-from agenticrec_lite.training.nano.worlds import random_world
-from agenticrec_lite.training.scoring import pad, predictor_states
 
 WORKERS = 2  # processes of one thread each: for matrices this small, twice as fast as one process of two threads
 UNFINISHED = "unfinished.safetensors"

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from agenticrec_lite.evaluation.figures import BLUE, FAINT, INK, SOFT, VERMILLION, panels
+from agenticrec_lite.show.figures import BLUE, FAINT, INK, SOFT, VERMILLION, panels
 
 LISTED = 10
 REACH = 6  # how far from zero the surrogate losses are drawn

@@ -6,16 +6,17 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from agenticrec_lite.agent.episodes import Sampling
 from agenticrec_lite.agent.prompts import ChatFormat
-from agenticrec_lite.agent.rollout import Sampling, rollout
+from agenticrec_lite.agent.question import Question
+from agenticrec_lite.agent.rollout import rollout
+from agenticrec_lite.agent.scoring import pad, predictor_states, token_logprobs
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.evaluation.metrics import user_bootstrap
-from agenticrec_lite.policy import Policy, base_model, folded
+from agenticrec_lite.policy import Policy, base_model, merged
 from agenticrec_lite.rewards import pairwise_reward
 from agenticrec_lite.tools import TaskContext
-from agenticrec_lite.training.grpo import Question
 from agenticrec_lite.training.mining import HardNegative
-from agenticrec_lite.training.scoring import pad, predictor_states, token_logprobs
 
 ANSWER = "<answer>"
 
@@ -57,7 +58,7 @@ def letter_log_odds(policy: Policy, trajectories: Sequence[Trajectory], batch_ro
     forced = {i: found for i, t in enumerate(trajectories) if (found := _before_the_letter(t, chat))}
     odds, rows = np.full(len(trajectories), np.nan), sorted(forced, key=lambda i: len(forced[i][0]))
     policy.model.eval()
-    with folded(base_model(policy.model)):
+    with merged(base_model(policy.model)):
         for some in (rows[start : start + batch_rows] for start in range(0, len(rows), batch_rows)):
             odds[some] = _log_odds(policy.model, [forced[i] for i in some])
     return odds

@@ -5,11 +5,11 @@ from functools import partial
 
 import numpy as np
 
+from agenticrec_lite.agent import teacher
 from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.trajectory import Trajectory
+from agenticrec_lite.nano.worlds import N_CANDIDATES, random_world
 from agenticrec_lite.tools import TOOLS, TaskContext
-from agenticrec_lite.training.nano import teacher
-from agenticrec_lite.training.nano.worlds import N_CANDIDATES, random_world
 
 CALLS = (0.04, 0.22, 0.32, 0.24, 0.12, 0.06)  # probability of 0, 1, 2, ... calls
 DRILL_TOKENS = 6000  # about, a batch
@@ -57,7 +57,7 @@ def _drills(chat: ChatFormat, rng: np.random.Generator, n_calls: int, contrast: 
             groups.append(_each_followed(world, chat, rng, n_calls, start))
         else:
             turns = teacher.scripted_ranking(world, rng, teacher.some_tools(rng, n_calls, teacher.ORDERING))
-            groups.append([teacher.play(turns, world, chat, "rank", start)])
+            groups.append([teacher.run_script(turns, world, chat, "rank", start)])
     return groups
 
 
@@ -70,7 +70,7 @@ def _each_followed(
         tools[int(rng.integers(n_calls - 1))] = str(rng.choice(list(TOOLS)))
     script = teacher.scripted_calls(world, rng, tools)
     turns = [[*script.turns, answer] for answer in teacher.follow_each(script)]
-    return [_answer_only(teacher.play(row, world, chat, "rank", prompt)) for row in turns]
+    return [_answer_only(teacher.run_script(row, world, chat, "rank", prompt)) for row in turns]
 
 
 def _answer_only(row: Trajectory) -> Trajectory:
@@ -89,4 +89,4 @@ def _world(chat: ChatFormat, rng: np.random.Generator, n_calls: int, favour: flo
     else:
         question, prompt = "rank", chat.prompt_ids(context)
         scripts = [teacher.scripted_ranking(context, rng, tools()) for _ in range(EPISODES)]
-    return [teacher.play(turns, context, chat, question, prompt) for turns in scripts]
+    return [teacher.run_script(turns, context, chat, question, prompt) for turns in scripts]

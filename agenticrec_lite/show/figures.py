@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from agenticrec_lite.errors import UserError
+from agenticrec_lite.methods import LABELS, is_part, ordered
 
 INK, SOFT, FAINT = "#1b1f26", "#5a6270", "#e6e8ec"
 BLUE, VERMILLION = "#0072B2", "#D55E00"
@@ -23,20 +24,10 @@ STAGES = {  # stage in metrics.csv -> name, what its reward is, colour, line sty
     "rta": ("RTA", "list-wise reward", BLUE, "-"),
     "ppr": ("PPR", "pair-wise reward", VERMILLION, (0, (4, 1.2))),
 }
-METHODS = {  # name in result.json, top to bottom -> label, colour, marker
-    "popularity": ("popularity", SOFT, "o"),
-    "itemknn": ("ItemKNN", SOFT, "o"),
-    "caser": ("Caser", SOFT, "o"),
-    "gru4rec": ("GRU4Rec", SOFT, "o"),
-    "sasrec": ("SASRec", SOFT, "o"),
-    "frozen": ("frozen policy", INK, "D"),
-    "warm_start": ("warm start", INK, "D"),
-    "frozen_r": ("before RL, no tools", INK, "x"),
-    "trained_r": ("RTA, no tools", BLUE, "x"),
-    "rta": ("RTA", BLUE, "o"),
-    "ppr": ("RTA + PPR", VERMILLION, "s"),
-}
-POLICIES = ("frozen", "warm_start", "frozen_r", "trained_r", "rta", "ppr")
+POLICIES = {  # name in result.json -> colour, marker; every other method is a soft dot
+    "frozen": (INK, "D"), "warm_start": (INK, "D"), "sft": (INK, "D"), "frozen_r": (INK, "x"),
+    "trained_r": (BLUE, "x"), "rta": (BLUE, "o"), "ppr": (VERMILLION, "s"),
+}  # fmt: skip
 SIGNALS = {"reward_mean": "mean reward", "valid": "valid answers", "entropy": "surprise, nats a token",
            "grad_norm": "gradient norm"}
 DYNAMICS = {"positive_with_tool": "tool use where rewarded", "calls": "calls a trajectory", "right": "H@10 of rollouts",
@@ -157,17 +148,17 @@ def final_bars(result: Mapping) -> Figure:
         result: result.json as a dict; a method or an interval that is missing is left out.
     """
     measured = result["metrics"]
-    names = [name for name in METHODS if name in measured]
+    names = [name for name in ordered(measured) if not is_part(name) and name not in (*BOUNDS, "bayes", "oracle")]
     places = np.array([place + 0.45 * (name in POLICIES) for place, name in enumerate(names)])
     with panels(1, 2, figsize=(9.4, 0.4 * len(names) + 1.6), sharey=True) as (figure, grid):
         for axes, metric in zip(grid[0], ("N@10", "H@1"), strict=True):
             for place, name in zip(places, names, strict=True):
-                _dot(axes, place, measured[name], metric, METHODS[name], filled=name in POLICIES)
+                _dot(axes, place, measured[name], metric, POLICIES.get(name, (SOFT, "o")), filled=name in POLICIES)
             for name in (name for name in BOUNDS if metric in measured.get(name, {})):
                 _bound(axes, *BOUNDS[name], measured[name][metric])
             axes.set_xlabel(f"{metric}, {result['n_test']:,} test tasks (mean, 95 % interval)", fontsize=9.5)
             axes.margins(x=0.06)
-        grid[0][0].set_yticks(places, [METHODS[name][0] for name in names])
+        grid[0][0].set_yticks(places, [LABELS.get(name, name) for name in names])
         grid[0][0].set_ylim(places[-1] + 0.6, -0.6)
         for name, label in zip(names, grid[0][0].get_yticklabels(), strict=True):
             label.set_fontweight("bold" if name in POLICIES else "normal")
@@ -256,7 +247,7 @@ def _calls(axes: Axes, stages: Mapping[str, pd.DataFrame], name: str) -> None:
 
 def _dot(axes: Axes, place: float, method: Mapping, metric: str, look: tuple, filled: bool) -> None:
     """One method: its interval as a line, its mean as a marker, the number in a column at the right."""
-    _, colour, marker = look
+    colour, marker = look
     interval = method.get("ci95", {}).get(metric, (method[metric],) * 2)
     axes.plot(interval, [place] * 2, color=colour, linewidth=2.4 if filled else 1.3)
     axes.plot(method[metric], place, marker=marker, markersize=7.5 if filled else 6.5, markeredgewidth=1.5,

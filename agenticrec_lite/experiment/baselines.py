@@ -1,30 +1,25 @@
 """What a policy is compared with: random order, the recommenders, the evidence ceiling; of the toystore, Bayes."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from agenticrec_lite.evaluation import evaluate
 from agenticrec_lite.evaluation.metrics import summarize
-from agenticrec_lite.recommenders import Caser, GRU4Rec
-from agenticrec_lite.training.log import BASELINES, record, result_metrics
-
-if TYPE_CHECKING:
-    from agenticrec_lite.training.pipeline import Experiment
-
-BESIDE = {"caser": Caser, "gru4rec": GRU4Rec}  # baselines that no tool asks
+from agenticrec_lite.experiment.experiment import Experiment
+from agenticrec_lite.experiment.results import record, result_metrics
+from agenticrec_lite.recommenders import RECOMMENDERS
 
 
-def evaluate_baselines(experiment: "Experiment") -> dict:
+def evaluate_baselines(experiment: Experiment) -> dict:
     """Random order, the recommenders and the evidence ceiling on the test tasks; of the toystore also Bayes."""
     test, run, log = experiment.test, experiment.run, experiment.log
     if not run.done("baselines"):
         toolbox, past = experiment.toolbox, log.interactions.iloc[experiment.split.fit_rows("test")]
         validation = experiment.tasks("validation", experiment.profile["evaluation"]["n_validation"])
+        known = getattr(toolbox, "recommenders", {})  # the tools' own, fitted already
         with run.timer("baselines"):
             ranks = {"random": evaluate.random_ranks(test, experiment.seed)}
-            for name in BASELINES:
-                model = getattr(toolbox, name, None) or BESIDE[name]().fit(past, log.n_items, experiment.seed)
+            for name, kind in (RECOMMENDERS | dict(experiment.extensions.recommenders)).items():
+                model = known.get(name) or kind().fit(past, log.n_items, experiment.seed)
                 ranks[name] = evaluate.baseline_ranks(model, test)
             ranks["ceiling"] = evaluate.ceiling_ranks(toolbox, validation, test, experiment.test_contexts)
             if log.name == "toystore":

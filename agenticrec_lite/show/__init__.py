@@ -1,0 +1,1 @@
+"""What people look at: trajectories as HTML, tokens and their mask, figures. Nothing here imports torch."""
