@@ -17,14 +17,14 @@ import torch
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from agenticrec_lite.agent.environment import RankingEnvironment
-from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.episodes import Group, Sampling
+from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.rollout import rollout
 from agenticrec_lite.agent.trajectory import Trajectory
+from agenticrec_lite.nano.worlds import random_world
 from agenticrec_lite.plan import PACES, PROMPT, architecture, plan
 from agenticrec_lite.policy import NANO, load_policy
 from agenticrec_lite.profiles import load_profile
-from agenticrec_lite.nano.worlds import random_world
 from benchmarks import arms, workload
 
 SCRATCH = Path("/dev/shm")
@@ -89,8 +89,7 @@ def update(policy, profile: dict, draw: np.random.Generator, out: str) -> float:
                 rows.append(row)
         return rows
 
-    trainer = arms.ours(policy, asked, settings, profile["agent"], Path(out))
-    trainer._play = played
+    trainer = arms.ours(policy, asked, settings, profile["agent"], Path(out), played)
     trainer.train()
     return stage["micro_groups"] * (prompt + stage["group_size"] * length) / trainer.clock.update[-1]
 

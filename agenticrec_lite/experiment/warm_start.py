@@ -55,14 +55,15 @@ def fine_tune(
     experiment.end_training(stage)
 
 
-def demonstrations(experiment: Experiment, chat: ChatFormat) -> list[Trajectory]:
+def demonstrations(experiment: Experiment, chat: ChatFormat, steps: int | None = None) -> list[Trajectory]:
     """Scripted trajectories, steps x batch of them, played in the environment that rollouts play in.
 
     Those that go through the model together (`micro_batch`) are of one task, for then they share their prompt.
+    More `steps` than the profile's add demonstrations on earlier tasks, at the beginning.
     """
     settings, rng = experiment.profile["warm_start"], np.random.default_rng((experiment.seed, 8))
     copies = settings["micro_batch"]
-    tasks = experiment.training[-(settings["steps"] * settings["batch"] // copies) :]
+    tasks = experiment.training[-((steps or settings["steps"]) * settings["batch"] // copies) :]
     played = []
     for task, context in zip(tasks, experiment.early_toolbox.contexts(tasks), strict=True):
         prompt = chat.prompt_ids(context)
