@@ -17,6 +17,7 @@ from agenticrec_lite.agent.teacher import run_script, scripted_ranking, some_too
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.experiment.experiment import Experiment
 from agenticrec_lite.runs import processes
+from agenticrec_lite.tools import tools_of
 from agenticrec_lite.training.arguments import sft_config
 from agenticrec_lite.training.sft import DemonstrationTrainer, StepLog, as_row
 
@@ -68,6 +69,8 @@ def demonstrations(experiment: Experiment, chat: ChatFormat, steps: int | None =
     for task, context in zip(tasks, experiment.early_toolbox.contexts(tasks), strict=True):
         prompt = chat.prompt_ids(context)
         for _ in range(copies):
-            turns = scripted_ranking(context, rng, some_tools(rng, 1 + int(rng.choice(len(CALLS), p=CALLS))))
+            turns = scripted_ranking(
+                context, rng, some_tools(rng, 1 + int(rng.choice(len(CALLS), p=CALLS)), list(tools_of(context)))
+            )
             played.append(run_script(turns, context, chat, "rank", prompt))
     return played
