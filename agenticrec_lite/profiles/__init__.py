@@ -70,15 +70,17 @@ def load_profile(name: str | Path, /, **overrides: Any) -> dict[str, Any]:
     """
     from agenticrec_lite.profiles.settings import checked
 
-    own = _is_file(name)
-    profile = _read_own(Path(name)) if own else _read_shipped(name)
-    short = profile.pop("short", {})
     budget = os.environ.get("AGENTICREC_BUDGET", "")
     if budget not in ("", "short"):
         raise UserError(f"AGENTICREC_BUDGET is {budget!r}; it can only be 'short', or not set.")
-    if budget == "short":
-        profile = _lay_over(profile, short)
-    return checked(_lay_over(checked(profile, str(name), own), overrides), str(name))
+    own = _is_file(name)
+    read = _read_own(Path(name)) if own else _read_shipped(name)
+    short = read.pop("short", {})
+    full = checked(read, str(name), own)
+    if not isinstance(short, Mapping):
+        raise UserError(f"Setting 'short' in {name} must be a section of settings, not {short!r}.")
+    small = checked(_lay_over(full, short), str(name), own)  # whether it is asked for or not: a mistake shows at once
+    return checked(_lay_over(small if budget else full, overrides), str(name))
 
 
 def completed(config: Mapping[str, Any]) -> dict[str, Any]:
