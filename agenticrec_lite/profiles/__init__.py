@@ -18,7 +18,7 @@ from agenticrec_lite.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-# The models are imported where they are used: pydantic takes a fifth of a second, and most commands do without it.
+# The models are imported where they are used: pydantic takes a tenth of a second, and most commands do without it.
 
 
 class _Loader(yaml.SafeLoader):
