@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from agenticrec_lite.errors import UserError
 
 Count = Annotated[int, Field(ge=1)]
-CountOrNone = Annotated[int, Field(ge=0)]
+CountOrZero = Annotated[int, Field(ge=0)]
 LearningRate = Annotated[float, Field(gt=0, lt=1)]
 Names = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 Address = Annotated[str, Field(pattern=r"^https?://[^\s/]\S*$")]
@@ -50,13 +50,13 @@ class PolicySettings(Section):
 
 
 class WarmStart(Section):
-    steps: CountOrNone = Field(0, description="training steps; 0 leaves the warm start out")
+    steps: CountOrZero = Field(0, description="training steps; 0 leaves the warm start out")
     batch: Count = Field(8, description="trajectories a step")
     micro_batch: Count = Field(
         8, description="trajectories in one forward and backward pass; batch is a multiple of it"
     )
     learning_rate: LearningRate = Field(1e-3, description="at first, then down to 0 in a straight line")
-    warmup_steps: CountOrNone = Field(4, description="steps in which the learning rate rises from 0")
+    warmup_steps: CountOrZero = Field(4, description="steps in which the learning rate rises from 0")
 
 
 class Tasks(Section):
@@ -84,7 +84,7 @@ class Agent(Section):
     neighbours: Count = Field(
         description="neighbours that each collaborative tool names, before the ordered candidates"
     )
-    max_calls: CountOrNone = Field(description="tool calls a trajectory; one more is an invalid outcome")
+    max_calls: CountOrZero = Field(description="tool calls a trajectory; one more is an invalid outcome")
     max_turn_tokens: Count = Field(description="longest turn of the policy, in tokens")
     max_completion_tokens: Count = Field(
         description="longest trajectory that goes on, observations included; a last turn may go beyond it"
@@ -98,7 +98,7 @@ class Agent(Section):
 
 
 class Stage(Section):
-    steps: CountOrNone = Field(description="training steps; 0 leaves the stage untrained")
+    steps: CountOrZero = Field(description="training steps; 0 leaves the stage untrained")
     tasks_per_step: Count = Field(description="questions a step, in all processes together")
     group_size: Annotated[int, Field(ge=2)] = Field(description="trajectories a question, compared with each other")
     micro_groups: Count = Field(
@@ -106,12 +106,12 @@ class Stage(Section):
     )
     learning_rate: LearningRate = Field(description="at first, then down to 0 in a straight line")
     save_every: Count = Field(1, description="steps between two checkpoints")
-    warmup_steps: CountOrNone = Field(description="steps in which the learning rate rises from 0")
+    warmup_steps: CountOrZero = Field(description="steps in which the learning rate rises from 0")
     temperature: Annotated[float, Field(gt=0)] = Field(description="of sampling; below 1 likely tokens become likelier")
 
 
 class PairStage(Stage):
-    mining_tasks: CountOrNone = Field(description="fresh tasks that the stage-1 policy plays, to find hard negatives")
+    mining_tasks: CountOrZero = Field(description="fresh tasks that the stage-1 policy plays, to find hard negatives")
     rehearse: bool = Field(description="each pair's ranking task stays among the questions; false is the paper's")
 
 
