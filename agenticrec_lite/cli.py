@@ -1,9 +1,10 @@
-"""The command `agenticrec`: fetch a dataset, run the whole way, show a run's table, rebuild the nano policy.
+"""The command `agenticrec`: fetch a dataset, run the whole way, show a run's table, list settings, and more.
 
 A mistake that the user can mend ends in one sentence and exit code 2, never in a traceback. Each command
 imports the rooms that it needs by itself: torch takes seconds, and most commands can answer without it.
 """
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -58,7 +59,7 @@ def run(
     dataset: Annotated[
         str, typer.Option(help="ml-100k, toystore, amazon-2023/CDs (Instruments, Office, Games), or a folder of yours.")
     ] = "ml-100k",
-    profile: Annotated[str, typer.Option(help="The profile: policy, sizes, steps.")] = "nano",
+    profile: Annotated[str, typer.Option(help="The profile: policy, sizes, steps; or a YAML file of yours.")] = "nano",
     seed: Annotated[int, typer.Option(min=0, help="Decides tasks, rollouts and initial weights.")] = 0,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="E.g. --set rta.steps=10; repeatable.")
@@ -117,7 +118,7 @@ def make_toystore(
 
 @app.command()
 def plan(
-    profile: Annotated[str, typer.Option(help="The profile.")],
+    profile: Annotated[str, typer.Option(help="The profile, or a YAML file of yours.")],
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="E.g. --set rta.micro_groups=2; repeatable.")
     ] = None,
@@ -131,6 +132,22 @@ def plan(
         check_hardware(profile, resolved)
     except UserError as error:
         typer.echo(f"Not on this machine: {error}")
+
+
+@app.command("settings")
+def list_settings(
+    section: Annotated[str | None, typer.Argument(help="Only this section, e.g. rta or agent.vllm.")] = None,
+    profile: Annotated[str, typer.Option(help="Whose values to show; or a YAML file of yours.")] = "nano",
+) -> None:
+    """Print every setting: its value in a profile, the values that it can take, and what it means."""
+    from agenticrec_lite.profiles import describe
+
+    table = describe(section, profile)
+    table["value"] = [value if isinstance(value, str) else json.dumps(value) for value in table["value"]]
+    rows = [list(table.columns), *table.to_numpy().tolist()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 @app.command()

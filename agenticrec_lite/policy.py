@@ -22,7 +22,7 @@ from transformers import (
 
 from agenticrec_lite.data.fetch import SMOLLM2_GGUF, fetch
 from agenticrec_lite.errors import UserError, first_line
-from agenticrec_lite.profiles import ADDED
+from agenticrec_lite.profiles import completed
 from agenticrec_lite.runs import replacing
 
 NANO = Path(__file__).parents[1] / "data" / "nano"
@@ -58,7 +58,7 @@ def load_policy(settings: dict, adapter: str | Path | None = None, trainable: bo
         UserError: A model or adapter that is not there, damaged or not safetensors; a model that brings code of its
             own.
     """
-    settings = {**ADDED["policy"], **settings}
+    settings = completed({"policy": settings})["policy"]
     carried = {"nano": nano_folder, "smollm2-135m": smollm2_folder}
     source = carried[settings["id"]]() if settings["id"] in carried else settings["id"]
     quantization = quantization_config(settings["quantize"], DTYPES[settings["dtype"]])
