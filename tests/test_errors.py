@@ -418,7 +418,7 @@ CASES: list[tuple[str, Callable, tuple[str, ...] | None]] = [
     ("Profile ... has no setting ...", nothing, ("run", "--out", "{tmp}/own", "--set", "rta.steps.x=1")),
     ("Setting ... must be ...", nothing, ("run", "--out", "{tmp}/own", "--set", "rta.steps=many")),
     ("... is not a value that a profile can hold ...", nothing, ("run", "--out", "{tmp}/own", "--set", "rta.steps=[1")),
-    ("SEEDS takes ...", ci("reproduce", "main", ["--seeds", "x"]), None),
+    ("--seeds takes ...", nothing, ("reproduce", "--seeds", "x")),
     ("AGENTICREC_BUDGET is ...", environment(AGENTICREC_BUDGET="none"), ("run", "--out", "{tmp}/own")),
     ("Setting ... must be ...", nothing, ("plan", "--profile", "smol", "--set", "policy.dtype=fp16")),
     ("Setting ... must be ...", nothing, ("run", "--out", "{tmp}/own", "--set", "rta.group_size=1")),
