@@ -53,8 +53,12 @@ def demo(out: Path, values: Mapping[str, Any]) -> None:
     known = parameters(nbformat.read(source, as_version=4)) - {"out"}
     if unknown := [name for name in values if name not in known]:
         raise UserError(f"{source.stem} has no parameter {unknown[0]!r}; -p takes {', '.join(sorted(known))}.")
-    with writing():
-        execute(source, out / source.name, {"out": seen_from(source.parent, out), **values})
+    folder = seen_from(source.parent, out)
+    try:
+        with writing():
+            execute(source, out / source.name, {"out": folder, **values})
+    except UserError as error:  # the notebook names the folder as it sees it
+        raise UserError(str(error).replace(folder, str(out))) from None
 
 
 def reproduce(dataset: str, profile: str, seeds: Sequence[int], settings: Sequence[str], out: Path) -> Path:

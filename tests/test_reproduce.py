@@ -6,6 +6,8 @@ A stand-in takes the place of the training run.
 import errno
 import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +22,7 @@ from typer.testing import CliRunner
 from agenticrec_lite import reproduce
 from agenticrec_lite.cli import app
 
+ROOT = Path(__file__).resolve().parents[1]
 PARAMETERS = {
     "00_quickstart": "dataset = 'ml-100k'\nprofile = 'nano'\nseed = 0\nout = ''\noverrides = {}",
     "01_alone": "n = 2",
@@ -265,7 +268,8 @@ def test_a_user_error_of_the_notebook_is_the_sentence_of_demo(course):
     done = call("demo", "--out", "runs/a b", fails=2)
     assert "Traceback" not in done.output
     said = done.stderr.strip().splitlines()[-1]
-    assert said.startswith("Error: ../runs/a b holds another run; choose another folder. (")
+    here = Path("runs", "a b")
+    assert said.startswith(f"Error: {here} holds another run; choose another folder. (")
     partial = Path("runs", "a b", "00_quickstart.partial.ipynb")
     assert str(partial) in said and "UserError" in partial.read_text()
     assert Path("runs", "a b", "00_quickstart.ipynb").read_text() == "the earlier one"
@@ -313,3 +317,21 @@ def test_without_papermill_it_says_what_to_install(monkeypatch, missing, command
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setitem(sys.modules, missing, None)
     assert "need papermill and nbconvert; pip install them with the extra course" in stopped(command)
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not here")
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (["demo", "DEMO=runs/a b", "DEMO_ARGS=-p seed=1"], ["demo", "--out", "runs/a b", "-p", "seed=1"]),
+        (
+            ["reproduce", "DATASET=a b", "SEEDS=0 1", "SET=rta.steps=2 rta.seed=1"],
+            ["reproduce", "--dataset", "a b", "--profile", "nano", "--seeds", "0 1"]
+            + ["--set", "rta.steps=2", "--set", "rta.seed=1"],
+        ),
+    ],
+)
+def test_make_only_calls_the_command(given, wanted):
+    shown = subprocess.run(["make", "-n", *given], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    commands = [line for line in shown.replace("\\\n", "").splitlines() if "agenticrec_lite.cli" in line]
+    assert [shlex.split(command)[3:] for command in commands] == [wanted]
