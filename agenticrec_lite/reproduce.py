@@ -58,7 +58,8 @@ def demo(out: Path, values: Mapping[str, Any]) -> None:
         with writing():
             execute(source, out / source.name, {"out": folder, **values})
     except UserError as error:  # the notebook names the folder as it sees it
-        raise UserError(str(error).replace(folder, str(out))) from None
+        error.args = (str(error).replace(folder, str(out)),)
+        raise
 
 
 def reproduce(dataset: str, profile: str, seeds: Sequence[int], settings: Sequence[str], out: Path) -> Path:
@@ -192,7 +193,7 @@ def execute(source: Path, target: Path, values: dict) -> None:
         papermill.execute_notebook(source, partial, values, kernel_name="python3", cwd=source.parent)
     except papermill.PapermillExecutionError as error:
         if error.ename == UserError.__name__:  # it says by itself what to do
-            raise UserError(f"{error.evalue} (In {source.stem}, as far as it came: {partial})") from None
+            raise UserError(f"{error.evalue} As far as {source.stem} came: {partial}") from None
         raise UserError(
             f"{source.stem} failed with {error.ename}: {error.evalue} (as far as it came: {partial}); "
             "once that is repaired the same command goes on there."

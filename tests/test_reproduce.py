@@ -269,7 +269,7 @@ def test_a_user_error_of_the_notebook_is_the_sentence_of_demo(course):
     assert "Traceback" not in done.output
     said = done.stderr.strip().splitlines()[-1]
     here = Path("runs", "a b")
-    assert said.startswith(f"Error: {here} holds another run; choose another folder. (")
+    assert said.startswith(f"Error: {here} holds another run; choose another folder. As far as 00_quickstart came: ")
     partial = Path("runs", "a b", "00_quickstart.partial.ipynb")
     assert str(partial) in said and "UserError" in partial.read_text()
     assert Path("runs", "a b", "00_quickstart.ipynb").read_text() == "the earlier one"
