@@ -92,6 +92,48 @@ def report(
     typer.echo(full_report(folders, out))
 
 
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="The run folder; the executed notebook goes there too.")] = Path(
+        "runs/demo"
+    ),
+    parameters: Annotated[
+        list[str] | None, typer.Option("-p", metavar="NAME=VALUE", help="The notebook's, e.g. -p seed=1; repeatable.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="E.g. --set rta.steps=10; repeatable.")
+    ] = None,
+) -> None:
+    """Execute the quickstart notebook, which trains a policy, and print its table."""
+    from agenticrec_lite.reproduce import demo as execute_quickstart
+    from agenticrec_lite.reproduce import parse_parameter
+
+    values = dict(parse_parameter(text) for text in parameters or [])
+    if settings:
+        values["overrides"] = dict(setting(text) for text in settings)
+    execute_quickstart(out, values)
+    typer.echo(result_table(runs.read_result(out)))
+
+
+@app.command()
+def reproduce(
+    dataset: Annotated[str, typer.Option(help="As of `agenticrec run`.")] = "ml-100k",
+    profile: Annotated[str, typer.Option(help="As of `agenticrec run`.")] = "nano",
+    seeds: Annotated[str, typer.Option(help='A run for each, e.g. "0 1 2".')] = "0",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="E.g. --set rta.steps=10; repeatable.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder; otherwise runs/reproduce-DATASET-PROFILE.")] = None,
+) -> None:
+    """A run for each seed, notebooks 01 to 08 on these runs, and a report in HTML."""
+    from agenticrec_lite.reproduce import parse_seeds
+    from agenticrec_lite.reproduce import reproduce as run_the_course
+
+    out = out or Path("runs", f"reproduce-{dataset}-{profile}")
+    page = run_the_course(dataset, profile, parse_seeds(seeds), settings or [], out)
+    typer.echo(f"The report: {page}")
+
+
 @app.command("pretrain-nano")
 def pretrain_nano(out: Annotated[Path, typer.Option(help="Where the policy goes.")] = Path("data/nano")) -> None:
     """Rebuild the nano policy from generated worlds (about an hour on two cores)."""

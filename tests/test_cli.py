@@ -49,7 +49,7 @@ def in_one_line(result, exit_code: int = 2) -> str:
 
 
 @pytest.fixture
-def pipeline(monkeypatch):
+def stages(monkeypatch):
     """Stands in for the stages of an experiment: records how it is called, or raises what a test gives it."""
     calls = []
 
@@ -65,25 +65,25 @@ def pipeline(monkeypatch):
     return module
 
 
-def test_run_hands_everything_on_and_prints_the_table(pipeline, tmp_path):
+def test_run_hands_everything_on_and_prints_the_table(stages, tmp_path):
     out = str(tmp_path / "x")
     settings = ("--set", "rta.steps=10", "--set", "rta.learning_rate=3e-5")
     result = call("run", "--dataset", "d", "--profile", "nano", "--seed", "3", "--out", out, *settings)
     assert result.exit_code == 0, result.output
-    assert pipeline.calls == [("d", "nano", 3, out, {"rta.steps": 10, "rta.learning_rate": 3e-5})]
+    assert stages.calls == [("d", "nano", 3, out, {"rta.steps": 10, "rta.learning_rate": 3e-5})]
     assert ".746" in result.stdout
 
 
-def test_run_tells_a_user_error_in_one_line(pipeline, tmp_path):
-    pipeline.raises = UserError("There is no dataset 'd'.")
+def test_run_tells_a_user_error_in_one_line(stages, tmp_path):
+    stages.raises = UserError("There is no dataset 'd'.")
     assert (
         in_one_line(call("run", "--dataset", "d", "--out", str(tmp_path / "x")))
         == "Error: There is no dataset 'd'."
     )
 
 
-def test_an_interrupted_run_says_how_to_go_on(pipeline, tmp_path):
-    pipeline.raises = KeyboardInterrupt()
+def test_an_interrupted_run_says_how_to_go_on(stages, tmp_path):
+    stages.raises = KeyboardInterrupt()
     assert "same command goes on" in in_one_line(call("run", "--out", str(tmp_path / "x")), 130)
 
 
@@ -105,17 +105,17 @@ def test_an_interrupted_run_says_how_to_go_on(pipeline, tmp_path):
         (("--profile", "no.yaml"), "There is no file no.yaml"),
     ],
 )
-def test_wrong_settings_are_told_before_anything_runs(pipeline, tmp_path, arguments, said):
+def test_wrong_settings_are_told_before_anything_runs(stages, tmp_path, arguments, said):
     out = tmp_path / "x"
     assert said in in_one_line(call("run", "--out", str(out), *arguments))
-    assert pipeline.calls == [] and not out.exists()
+    assert stages.calls == [] and not out.exists()
 
 
-def test_a_profile_of_ones_own_gets_through_to_the_run_and_to_the_plan(pipeline, tmp_path, monkeypatch):
+def test_a_profile_of_ones_own_gets_through_to_the_run_and_to_the_plan(stages, tmp_path, monkeypatch):
     path = tmp_path / "mine.yaml"
     path.write_text("based_on: smol\nrta: {steps: 3}\n")
     assert call("run", "--out", str(tmp_path / "x"), "--profile", str(path)).exit_code == 0
-    assert [made[1] for made in pipeline.calls] == [str(path)]
+    assert [made[1] for made in stages.calls] == [str(path)]
     planned = []
     module = types.SimpleNamespace(plan_table=lambda *given: planned.append(given), check_hardware=lambda *given: None)
     monkeypatch.setitem(sys.modules, "agenticrec_lite.plan", module)
@@ -190,7 +190,7 @@ def test_the_real_command_answers_a_mistake_with_one_line_and_code_2(tmp_path):
 
 
 @pytest.mark.all
-def test_the_real_pipeline_refuses_an_unknown_dataset_with_one_line(tmp_path):
+def test_a_real_run_refuses_an_unknown_dataset_with_one_line(tmp_path):
     command = [
         sys.executable,
         "-m",
@@ -205,3 +205,14 @@ def test_the_real_pipeline_refuses_an_unknown_dataset_with_one_line(tmp_path):
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1 and "'nosuch'" in done.stderr
     assert not (tmp_path / "x").exists()
+
+
+def test_help_needs_no_notebook_library():
+    """`agenticrec --help` loads neither papermill nor torch."""
+    program = (
+        "import sys; from typer.testing import CliRunner; from agenticrec_lite.cli import app; "
+        "shown = CliRunner().invoke(app, ['--help']); assert 'reproduce' in shown.output and 'demo' in shown.output; "
+        "print([name for name in ('papermill', 'nbformat', 'nbconvert', 'torch') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "[]"

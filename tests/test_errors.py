@@ -33,7 +33,10 @@ from agenticrec_lite.errors import UserError
 ROOT = Path(__file__).resolve().parents[1]
 # Sentences that are in no row, by how they begin, with the reason.
 UNLISTED = {
-    "There are no notebooks 01 to 08": "only an incomplete checkout",
+    "There are no notebooks in {}": "only a package without its checkout",
+    "agenticrec demo and agenticrec reproduce need": "only an installation without the extra course",
+    "{} cannot be used: {}": "carries what the system says of a file",
+    "{} As far as {} came": "carries the sentence of a notebook, which is in the table",
     "{}: an output names a path of this machine": "stops the makers of notebooks, not their readers",
     "{} failed with {}: {} (as far as it came": "carries the sentence of a notebook, which is in the table",
     "The kernel of {} was stopped": "says itself all there is to do",
@@ -418,7 +421,9 @@ CASES: list[tuple[str, Callable, tuple[str, ...] | None]] = [
     ("Setting ... must be ...", nothing, ("run", "--out", "{tmp}/own", "--set", "rta.steps.x=1")),
     ("Setting ... must be ...", nothing, ("run", "--out", "{tmp}/own", "--set", "rta.steps=many")),
     ("... is not a value that a profile can hold ...", nothing, ("run", "--out", "{tmp}/own", "--set", "rta.steps=[1")),
-    ("SEEDS takes ...", ci("reproduce", "main", ["--seeds", "x"]), None),
+    ("--seeds takes ...", nothing, ("reproduce", "--seeds", "x")),
+    ("-p takes ...", nothing, ("demo", "-p", "seed")),
+    ("... has no parameter ...", nothing, ("demo", "-p", "sed=1")),
     ("AGENTICREC_BUDGET is ...", environment(AGENTICREC_BUDGET="none"), ("run", "--out", "{tmp}/own")),
     ("Setting ... must be ...", nothing, ("plan", "--profile", "smol", "--set", "policy.dtype=fp16")),
     ("Setting ... must be ...", nothing, ("run", "--out", "{tmp}/own", "--set", "rta.group_size=1")),
