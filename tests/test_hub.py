@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from agenticrec_lite import hub
 from agenticrec_lite.cli import app
 from agenticrec_lite.errors import UserError
-from agenticrec_lite.policy import NANO
 from agenticrec_lite.experiment.shipped import SHIPPED
+from agenticrec_lite.policy import NANO
 
 
 class Hub:

@@ -23,18 +23,19 @@ import torch
 
 from agenticrec_lite import cli
 from agenticrec_lite.agent.protocol import write_answer, write_call
+from agenticrec_lite.agent.question import Question
+from agenticrec_lite.agent.teacher import run_script
 from agenticrec_lite.data import make_log
+from agenticrec_lite.experiment import experiment
+from agenticrec_lite.experiment.experiment import Experiment
+from agenticrec_lite.experiment.extensions import Extensions
+from agenticrec_lite.experiment.stages import run_experiment, train
+from agenticrec_lite.nano.worlds import random_world
 from agenticrec_lite.policy import Policy, add_adapter
 from agenticrec_lite.rewards import listwise_reward
 from agenticrec_lite.runs import Run, open_run
-from agenticrec_lite.experiment import stages
 from agenticrec_lite.training import checkpoint, grpo
 from agenticrec_lite.training.checkpoint import check_resumed
-from agenticrec_lite.agent.question import Question
-from agenticrec_lite.agent.teacher import run_script
-from agenticrec_lite.nano.worlds import random_world
-from agenticrec_lite.experiment.experiment import Experiment
-from agenticrec_lite.experiment.stages import run_experiment, train
 
 SMALL = {
     "agent": {"max_calls": 2},
@@ -59,7 +60,7 @@ def small_log(name: str = "small", users: int = 40):
 def tell_stages(folder) -> None:
     """Small data and one thread for this process; a file beside the folder names the stage that it is in."""
     torch.set_num_threads(1)
-    pipeline.load_dataset = small_log
+    experiment.load_dataset = small_log
     timer = Run.timer
 
     def telling(run, stage):
@@ -95,9 +96,12 @@ def rows_of(folder: Path) -> list[dict]:
         return [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in csv.DictReader(file)]
 
 
+LOGGED = ("evaluate_frozen_greedy", "evaluate_frozen_sampled", "rta", "evaluate_rta", "mining", "ppr", "evaluate_ppr")
+
+
 def content(folder: Path) -> dict:
     """All that a run leaves but times and memory, as bytes where it can be."""
-    files = ["config.yaml", "state.json", "trajectories.jsonl", "ranks.csv"]
+    files = ["config.yaml", "state.json", "ranks.csv", *(f"trajectories/{stage}.jsonl" for stage in LOGGED)]
     files += [f"checkpoints/{stage}/{name}" for stage in ("rta", "ppr") for name in
               ("adapter_model.safetensors", "adapter_config.json")]  # fmt: skip
     result = json.loads((folder / "result.json").read_text())
@@ -160,20 +164,23 @@ class Stage:
     watch: Callable | None = None
     reward: Callable = listwise_reward
     scripts: list = field(default_factory=lambda: SCRIPTS)
+    save_every: int = 1
 
     def train(self) -> None:
         worlds = [random_world(np.random.default_rng(i), 3, 3) for i in range(10)]
         questions = [Question(f"q{i}", world, "rank", 7, None, tuple(range(20))) for i, world in enumerate(worlds)]
         with open_run(self.folder, {"seed": 0}) as run:
-            experiment = Experiment(None, {"policy": {}, "agent": AGENT, "rta": STEPS, "tracking": OFF}, 0, run)
-            train(experiment, "rta", questions, self.reward, self.watch)
+            settings = STEPS | {"save_every": self.save_every}
+            profile = {"policy": {}, "agent": AGENT, "rta": settings, "tracking": OFF}
+            opened = Experiment(None, profile, 0, run, Extensions(reward=self.reward))
+            train(opened, "rta", questions, self.watch)
 
     def rollout(self, model, chat, groups, sampling, generator=None):
         trajectories = []
         for g, group in enumerate(groups):
             for environment in group.environments:
                 turns = self.scripts[int(torch.randint(len(self.scripts), (1,), generator=generator))]
-                trajectory = play(turns, environment.context, chat, "rank", group.prompt_ids)
+                trajectory = run_script(turns, environment.context, chat, "rank", group.prompt_ids)
                 trajectory.task_id, trajectory.group = group.task_id, g
                 trajectories.append(trajectory)
         self.before(trajectories, generator.initial_seed() + 1)
@@ -182,7 +189,7 @@ class Stage:
     def left(self) -> dict:
         """What it has left in its folder, but for times."""
         adapter = self.folder / "checkpoints" / "rta" / "adapter_model.safetensors"
-        trajectories = (self.folder / "trajectories.jsonl").read_bytes()
+        trajectories = (self.folder / "trajectories" / "rta.jsonl").read_bytes()
         return {"metrics": rows_of(self.folder), "trajectories": trajectories, "adapter": adapter.read_bytes()}
 
     @property
@@ -202,7 +209,7 @@ def stages(monkeypatch, tiny, folder: Path) -> Callable[..., Stage]:
         monkeypatch.setattr(grpo, "rollout", stage.rollout)
         return stage
 
-    monkeypatch.setattr(pipeline, "load_policy", load)
+    monkeypatch.setattr(experiment, "load_policy", load)
     return make
 
 
@@ -331,7 +338,7 @@ def test_without_a_good_checkpoint_the_stage_begins_anew(stage_of, uninterrupted
     "name",
     [
         pytest.param("metrics.csv", marks=pytest.mark.fault("file deleted", "metrics.csv")),
-        pytest.param("trajectories.jsonl", marks=pytest.mark.fault("file deleted", "trajectories.jsonl")),
+        pytest.param("trajectories/rta.jsonl", marks=pytest.mark.fault("file deleted", "trajectories")),
     ],
 )
 def test_a_lost_log_is_made_again(stage_of, uninterrupted, name, capsys):

@@ -34,7 +34,7 @@ HOLD = """
     from agenticrec_lite.runs import open_run
     run = open_run(sys.argv[1], {"seed": 0})
     run.log_trajectories([{"stage": "rta", "step": 0}])
-    with open(run.folder / "trajectories.jsonl", "a") as file:
+    with open(run.folder / "trajectories" / "rta.jsonl", "a") as file:
         file.write('{"stage": "rta", "st')  # cut off in the middle of a row
     (run.folder / ".state.json.1.tmp").write_text("{")
     print("holding", flush=True)
@@ -55,7 +55,7 @@ def holder(tmp_path):
 
 
 @pytest.mark.fault("a second run", "the same folder")
-@pytest.mark.fault("kill -9 in the middle of a row", "trajectories.jsonl")
+@pytest.mark.fault("kill -9 in the middle of a row", "trajectories")
 def test_a_second_process_is_refused_until_the_first_is_dead(holder, tmp_path):
     """A sentence while the first lives; once it is dead the lock is free, and half a row and half a file are gone."""
     with pytest.raises(UserError, match="Another process is writing"):
