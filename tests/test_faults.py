@@ -11,15 +11,21 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_resume import ANSWERS, CALL, interrupted, rows_of, stage_of, uninterrupted  # noqa: F401
+from test_resume import ANSWERS, CALL, interrupted, rows_of, scaled, stage_of, uninterrupted  # noqa: F401
 
 from agenticrec_lite.agent.environment import RankingEnvironment
 from agenticrec_lite.agent.episodes import Group, Sampling, enough_memory
 from agenticrec_lite.agent.rollout import rollout
+from agenticrec_lite.data import toystore
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.evaluation.metrics import summarize
 from agenticrec_lite.experiment import stages
 from agenticrec_lite.experiment.experiment import Experiment
+from agenticrec_lite.experiment.shipped import SHIPPED
+from agenticrec_lite.nano import pretrain
+from agenticrec_lite.nano.card import CARD, has_card
+from agenticrec_lite.policy import NANO
+from agenticrec_lite.report import full_report
 from agenticrec_lite.runs import open_run, read_config, read_metrics, read_ranks, read_result, read_trajectories
 from agenticrec_lite.tools import TOOLS, call_tool
 from agenticrec_lite.training import checkpoint
@@ -368,6 +374,85 @@ def test_too_many_spoilt_steps_in_a_row_stop_the_stage_now_and_again(stage_of, m
             stage.train()
         one_sentence(stop.value, f"last {MOST_SKIPPED} steps of rta", "not finite", "rta.learning_rate")
     assert [row["skipped"] for row in rows_of(stage.folder)] == ["1"] * MOST_SKIPPED
+
+
+@pytest.mark.parametrize(("scale", "stops"), [(16.0, False), (1.0, True)])
+def test_steps_in_which_the_scale_of_the_loss_settles_are_not_counted(scale, stops, stage_of, monkeypatch):  # noqa: F811
+    """Five steps in a row without a finite gradient: above a scale of 1 fp16 begins so, below it is a fault."""
+    scaled(monkeypatch, init_scale=scale)
+    stage = stage_of("run")
+    spoil(stage, "infinite gradient", set(range(1, 6)), monkeypatch)
+    if stops:
+        with pytest.raises(UserError, match=f"last {MOST_SKIPPED} steps of rta moved nothing"):
+            stage.train()
+    else:
+        stage.train()
+    scales = [float(row["loss_scale"]) for row in rows_of(stage.folder)]
+    assert scales == [scale / 2**n for n in range(1, 6)]
+
+
+# --- files of others ---
+
+
+def of_toystore(folder: Path) -> None:
+    toystore.generate(folder, users=20, items=64, types=2)
+
+
+def of_report(folder: Path) -> None:
+    full_report([SHIPPED], folder)
+
+
+def of_nano(folder: Path) -> None:
+    pretrain.pretrain(folder)
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    """Pre-training of nano takes an hour: it writes its card only."""
+
+    def write(work, arguments, workers):
+        (arguments[1] / "README.md").write_text(CARD)
+
+    monkeypatch.setattr(pretrain.torch.multiprocessing, "spawn", write)
+
+
+@pytest.mark.parametrize(
+    ("write", "name"),
+    [
+        (of_toystore, toystore.REVIEWS), (of_toystore, toystore.ITEMS), (of_toystore, toystore.TRUTH),
+        (of_report, "report.md"), (of_report, "dynamics-nano-ml-100k.png"),
+        (of_nano, "README.md"), (of_nano, "config.json"), (of_nano, "thesis.md"),
+    ],
+)  # fmt: skip
+def test_a_users_file_of_such_a_name_is_not_written_over(write, name, tmp_path, no_training):
+    (tmp_path / name).write_text("my thesis")
+    with pytest.raises(UserError) as stop:
+        write(tmp_path)
+    one_sentence(stop.value, str(tmp_path), f"it holds {name}", "choose another folder")
+    assert (tmp_path / name).read_text() == "my thesis" and [p.name for p in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("write", [of_toystore, of_report, of_nano])
+def test_what_a_command_has_written_it_writes_again(write, tmp_path, no_training):
+    write(tmp_path)
+    before = files(tmp_path)
+    for path in tmp_path.iterdir():
+        if path.suffix in (".gz", ".png"):
+            path.write_bytes(b"damaged")
+    write(tmp_path)
+    assert files(tmp_path).keys() == before.keys() and b"damaged" not in files(tmp_path).values()
+
+
+def test_a_toystore_half_written_is_written_again(tmp_path):
+    of_toystore(tmp_path)
+    (tmp_path / toystore.TRUTH).unlink()
+    of_toystore(tmp_path)
+    assert (tmp_path / toystore.TRUTH).exists()
+
+
+def test_shipped_files_can_be_made_again():
+    """data/nano and data/toystore are what the commands know as theirs."""
+    assert has_card(NANO) and toystore._is_store(toystore.SHIPPED)
 
 
 # --- tools and policies that do what they should not ---

@@ -58,6 +58,18 @@ def test_an_exported_adapter_loads_with_plain_peft(tmp_path):
     assert {path.name for path in folder.iterdir()} == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
 
 
+@pytest.mark.parametrize("name", ["thesis.md", "README.md", "notes/deep.txt"])
+def test_an_export_writes_to_no_folder_that_holds_anything(name, tmp_path):
+    path = tmp_path / "out" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("my thesis")
+    with pytest.raises(UserError, match=f"out cannot be written: it holds {name}"):
+        hub.export(SHIPPED, tmp_path / "out")
+    assert path.read_text() == "my thesis" and [p for p in tmp_path.rglob("*") if p.is_file()] == [path]
+    (tmp_path / "empty").mkdir()
+    assert (hub.export(SHIPPED, tmp_path / "empty") / "README.md").exists()
+
+
 def test_a_warm_start_is_a_deviation():
     config = {"policy": {"id": "smollm2-135m", "quantize": "none"}, "dataset": "ml-100k"}
     told = hub.deviations(config | {"warm_start": {"steps": 40}, "ppr": {"rehearse": False}})

@@ -33,7 +33,7 @@ from agenticrec_lite.experiment.stages import run_experiment, train
 from agenticrec_lite.nano.worlds import random_world
 from agenticrec_lite.policy import Policy, add_adapter
 from agenticrec_lite.rewards import listwise_reward
-from agenticrec_lite.runs import Run, open_run
+from agenticrec_lite.runs import Run, open_run, read_trajectories
 from agenticrec_lite.training import checkpoint, grpo
 from agenticrec_lite.training.checkpoint import check_resumed
 
@@ -286,6 +286,56 @@ def test_steps_logged_after_the_checkpoint_are_forgotten(stage_of, uninterrupted
     assert stage.left() == uninterrupted
 
 
+@pytest.mark.parametrize(("every", "cut", "kept"), [(1, 5, [3, 4]), (2, 5, [2, 4]), (3, 5, [3]), (3, 3, [])])
+def test_with_a_checkpoint_every_so_many_steps_it_ends_the_same(every, cut, kept, stage_of, uninterrupted):
+    """The logs are rewound to the checkpoint's step before the steps after it are played again."""
+    stage = interrupted(stage_of("cut", save_every=every), cut)
+    assert [path.name for path in stage.checkpoints] == [f"{step}.safetensors" for step in kept]
+    assert [int(row["step"]) for row in rows_of(stage.folder)] == [*range(1, cut)]
+    rewound = []
+
+    def look(trajectories, now):
+        played = {row["step"] for row in read_trajectories(stage.folder)} if now > 1 else set()
+        rewound.append((now, sorted(played)))
+
+    stage.before = look
+    stage.train()
+    last = kept[-1] if kept else 0
+    assert rewound == [(now, [*range(1, now)]) for now in range(last + 1, 6)]
+    assert stage.left() == uninterrupted
+
+
+def scaled(monkeypatch, **how) -> None:
+    """Stages train with a scale of the loss, as accelerate does it on a GPU in fp16."""
+    init, norm = grpo.ListwiseGRPOTrainer.__init__, grpo.ListwiseGRPOTrainer._get_grad_norm
+
+    def with_scaler(self, *arguments, **named):
+        init(self, *arguments, **named)
+        self.accelerator.scaler = torch.amp.GradScaler("cpu", **how)
+
+    def unscaled(self, *arguments, **named):
+        self.accelerator.scaler.unscale_(self.optimizer.optimizer)
+        return norm(self, *arguments, **named)
+
+    monkeypatch.setattr(grpo.ListwiseGRPOTrainer, "__init__", with_scaler)
+    monkeypatch.setattr(grpo.ListwiseGRPOTrainer, "_get_grad_norm", unscaled)
+
+
+@pytest.mark.parametrize("cut", [2, 4, 5])
+def test_the_scale_of_the_loss_goes_on_too(cut, stage_of, monkeypatch):
+    """It doubles after every second good step, so that a cut at any of these is seen in the scale or its counter."""
+    scaled(monkeypatch, init_scale=8.0, growth_interval=2)
+    left = []
+    for name, cuts in (("whole", []), ("cut", [cut])):
+        stage = stage_of(name)
+        for step in cuts:
+            interrupted(stage, step)
+        stage.train()
+        left.append(stage.left())
+    assert [row["loss_scale"] for row in left[0]["metrics"]] == ["8.0", "16.0", "16.0", "32.0", "32.0"]
+    assert left[0] == left[1]
+
+
 @pytest.mark.fault("clock going backwards", "checkpoints")
 def test_the_clock_decides_nothing(stage_of, uninterrupted, monkeypatch, capsys):
     """The newest checkpoint is the one of the last step, though its time is the oldest."""
@@ -348,6 +398,19 @@ def test_a_lost_log_is_made_again(stage_of, uninterrupted, name, capsys):
     stage.train()
     assert "have steps up to 0 only" in capsys.readouterr().out
     assert stage.left() == uninterrupted
+
+
+def test_a_users_file_among_the_checkpoints_stays(stage_of, uninterrupted):
+    stage = interrupted(stage_of("cut"), 5)
+    users = [stage.folder / "checkpoints" / "rta_steps" / name for name in ("best.safetensors", "notes.md")]
+    for path in users:
+        path.write_text("mine")
+    stage.train()
+    assert stage.left() == uninterrupted
+    with open_run(stage.folder, {"seed": 0}) as run:
+        check_resumed(run, ("rta",))
+    assert [path.read_text() for path in users] == ["mine", "mine"]
+    assert sorted(path.name for path in users[0].parent.iterdir()) == ["best.safetensors", "notes.md"]
 
 
 def test_another_number_of_threads_is_told_once_a_start(tmp_path, capsys):
