@@ -7,8 +7,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from agenticrec_lite.runs import read_config, read_ranks
 from agenticrec_lite.experiment.shipped import RESULTS
+from agenticrec_lite.runs import read_config, read_ranks, replacing
 
 FILES = ("config.yaml", "metrics.csv", "ranks.csv", "result.json", "state.json")
 STAGES = ("warm_start", "rta", "ppr")
@@ -16,23 +16,27 @@ ADAPTERS = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def ship(run: Path) -> Path:
-    """Copy one run; what was shipped of this seed before is replaced."""
+    """Copy one run; what was shipped of this seed before is replaced.
+
+    Raises:
+        UserError: the run has not finished, or the place holds files that this run would not.
+    """
     config = read_config(run)
     read_ranks(run)  # it has finished
     place = RESULTS / f"{config['profile']}-{config['dataset']}" / f"seed-{config['seed']}"
     if variant := config.get("variant"):
         place = RESULTS / "studies" / place.parent.name / variant / place.name
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
     without = {"state.json"} if variant else set()
     if not (run / "metrics.csv").exists():  # it has trained nothing
         without.add("metrics.csv")
-    for name in (name for name in FILES if name not in without):
-        shutil.copyfile(run / name, place / name)
-    for stage in () if variant else (name for name in STAGES if (run / "checkpoints" / name).exists()):
-        (place / "checkpoints" / stage).mkdir(parents=True)
-        for name in ADAPTERS:
-            shutil.copyfile(run / "checkpoints" / stage / name, place / "checkpoints" / stage / name)
+    with replacing(place) as fresh:
+        fresh.mkdir()
+        for name in (name for name in FILES if name not in without):
+            shutil.copyfile(run / name, fresh / name)
+        for stage in () if variant else (name for name in STAGES if (run / "checkpoints" / name).exists()):
+            (fresh / "checkpoints" / stage).mkdir(parents=True)
+            for name in ADAPTERS:
+                shutil.copyfile(run / "checkpoints" / stage / name, fresh / "checkpoints" / stage / name)
     return place
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from agenticrec_lite.errors import UserError, first_line
 from agenticrec_lite.runs import read_config, read_result, replacing
+from agenticrec_lite.runs.files import check_replaceable
 
 STAGES = ("ppr", "rta", "warm_start")  # the last one that a run has come to is what it leaves
 PUBLISHED = {"smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct", "nano": "data/nano"}
@@ -19,13 +20,14 @@ def export(run: str | Path, out: str | Path, where: str | None = None) -> Path:
 
     Args:
         run: A run folder.
-        out: The new folder.
+        out: The folder: a new or an empty one.
         where: The name by which the card loads it; by default `out`'s last part.
 
     Raises:
-        UserError: The run has no adapter, or the folder cannot be written.
+        UserError: The run has no adapter, or the folder holds files or cannot be written.
     """
     run, out = Path(run), Path(out)
+    check_replaceable(out)
     config, result = read_config(run), read_result(run)
     found = [name for name in STAGES if (run / "checkpoints" / name / "adapter_model.safetensors").exists()]
     if not found:

@@ -11,8 +11,9 @@ from agenticrec_lite.evaluation.metrics import ndcg, paired_difference, summariz
 from agenticrec_lite.methods import compared, is_part, ordered
 from agenticrec_lite.paper import claims
 from agenticrec_lite.runs import read_config, read_metrics, read_ranks, read_result, replacing
-from agenticrec_lite.runs.files import read_json
+from agenticrec_lite.runs.files import check_none, read_json
 
+MARK = "<!-- Written by agenticrec report, which will write over it. -->"
 SHOWN = ("H@1", "H@5", "H@10", "N@5", "N@10")
 
 REASONING = {"frozen_r": "reasoning-untrained", "trained_r": "reasoning"}  # the paper's R -> the variant that is it
@@ -218,9 +219,13 @@ def full_report(folders: Sequence[str | Path], out: str | Path | None = None) ->
 
     Args:
         folders: Runs, or folders that hold runs at any depth, such as data/results.
-        out: Folder for report.md and the figures; None writes nothing.
+        out: Folder for report.md and the figures, which take the place of those of an earlier report; None writes
+            nothing.
+
+    Raises:
+        UserError: There is no finished run, or the folder has files of such names that are not of a report.
     """
-    parts = []
+    parts, curves = [], {}
     for (dataset, profile), runs in collect(folders).items():
         parts.append(f"# {dataset}, {profile}")
         if plain := runs.get(""):
@@ -229,8 +234,9 @@ def full_report(folders: Sequence[str | Path], out: str | Path | None = None) ->
             parts += ["## Seconds", table_text(costs(plain).reset_index(), 0)]
             metrics = {f"seed {read_result(run)['seed']}": _steps(run) for run in plain}
             if out is not None and any(len(rows) for rows in metrics.values()):
-                name = f"dynamics-{profile}-{dataset}".replace("/", "-")  # of one's own data, a path
-                parts.append(f"![How training went]({_draw(metrics, Path(out, f'{name}.png'))})")
+                name = f"dynamics-{profile}-{dataset}.png".replace("/", "-")  # of one's own data, a path
+                parts.append(f"![How training went]({name})")
+                curves[name] = metrics
         if set(runs) - {""}:
             parts += ["## Variants", VARIANTS, table_text(ablations(runs).rename_axis("variant").reset_index())]
         for name in (name for name in runs if name and "ceiling" in read_result(runs[name][0])["metrics"]):
@@ -240,8 +246,13 @@ def full_report(folders: Sequence[str | Path], out: str | Path | None = None) ->
         parts += [f"# {table['title']}", table["text"], table_text(pd.DataFrame(table["rows"]))]
     text = "\n\n".join(parts) + "\n"
     if out is not None:
-        with replacing(Path(out, "report.md")) as fresh:
-            fresh.write_text(text, encoding="utf-8")
+        path = Path(out, "report.md")
+        if not path.is_file() or not path.read_bytes().startswith(MARK.encode()):
+            check_none(path.parent, (name for name in ("report.md", *curves) if path.with_name(name).exists()))
+        with replacing(path) as fresh:
+            fresh.write_text(f"{MARK}\n\n{text}", encoding="utf-8")
+        for name, metrics in curves.items():
+            _draw(metrics, path.with_name(name))
     return text
 
 
@@ -258,15 +269,14 @@ def _steps(folder: str | Path) -> pd.DataFrame:
     return read_metrics(folder)
 
 
-def _draw(metrics: Mapping[str, pd.DataFrame], path: Path) -> str:
-    """The figure of stage 1's dynamics; its file's name."""
+def _draw(metrics: Mapping[str, pd.DataFrame], path: Path) -> None:
+    """The figure of stage 1's dynamics."""
     from agenticrec_lite.show.figures import DYNAMICS, training_signals  # and matplotlib, where it is needed
 
     columns = ["step", *DYNAMICS]  # what an older run did not log stays empty
     shown = {label: rows[rows["stage"] == "rta"].reindex(columns=columns) for label, rows in metrics.items()}
     with replacing(path) as fresh:
         training_signals(shown, DYNAMICS).savefig(fresh, format="png")
-    return path.name
 
 
 def table_text(table: pd.DataFrame, digits: int = 3) -> str:

@@ -175,7 +175,7 @@ def no_cache_folder(tmp_path, monkeypatch):
 
 
 def no_dataset_needed(tmp_path, monkeypatch):
-    monkeypatch.setattr("agenticrec_lite.training.pipeline.load_dataset", lambda name: None)
+    monkeypatch.setattr("agenticrec_lite.experiment.experiment.load_dataset", lambda name: SimpleNamespace(name=name))
 
 
 def a_file_in_the_way(tmp_path, monkeypatch):
@@ -294,6 +294,7 @@ def not_finite(tmp_path, monkeypatch):
     trainer = SimpleNamespace(
         stage="rta", history=[{"skipped": 1}] * grpo.MOST_SKIPPED, trajectories=[], run=None, watch=None, skipped=1,
         num_generations=1, seconds_rollout=0.0, update_started=0.0, checkpoints=None,
+        accelerator=SimpleNamespace(scaler=None), tools=[],
         state=SimpleNamespace(global_step=1), bar=SimpleNamespace(update=lambda: None, set_postfix=lambda **_: None),
     )  # fmt: skip
     shown = {"reward_mean": 0.0, "valid": 0.0, "calls": 0.0, "skipped": 1}
@@ -324,8 +325,11 @@ def changed_toystore(tmp_path, monkeypatch):
 
 
 def fetch_twice(tmp_path, monkeypatch):
-    with FileLock(tmp_path / ".lock"):
-        fetch_amazon.fetch_amazon(next(iter(fetching.AMAZON)), tmp_path)
+    name = next(iter(fetching.AMAZON))
+    folder = tmp_path / "cache" / name
+    folder.mkdir(parents=True)
+    with FileLock(folder / ".lock"):
+        fetch_amazon.fetch_amazon(name)
 
 
 def short_sasrec(tmp_path, monkeypatch):

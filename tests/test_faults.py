@@ -11,20 +11,26 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_resume import ANSWERS, CALL, interrupted, rows_of, stage_of, uninterrupted  # noqa: F401
+from test_resume import ANSWERS, CALL, interrupted, rows_of, scaled, stage_of, uninterrupted  # noqa: F401
 
 from agenticrec_lite.agent.environment import RankingEnvironment
 from agenticrec_lite.agent.episodes import Group, Sampling, enough_memory
 from agenticrec_lite.agent.rollout import rollout
+from agenticrec_lite.data import toystore
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.evaluation.metrics import summarize
+from agenticrec_lite.experiment import stages
+from agenticrec_lite.experiment.experiment import Experiment
+from agenticrec_lite.experiment.shipped import SHIPPED
+from agenticrec_lite.nano import pretrain
+from agenticrec_lite.nano.card import CARD, has_card
+from agenticrec_lite.policy import NANO
+from agenticrec_lite.report import full_report
 from agenticrec_lite.runs import open_run, read_config, read_metrics, read_ranks, read_result, read_trajectories
 from agenticrec_lite.tools import TOOLS, call_tool
-from agenticrec_lite.experiment import stages
 from agenticrec_lite.training import checkpoint
 from agenticrec_lite.training.checkpoint import check_resumed
 from agenticrec_lite.training.grpo import MOST_SKIPPED
-from agenticrec_lite.experiment.experiment import Experiment
 
 
 def fault(what: str, where: str, *values):
@@ -62,13 +68,14 @@ WRITES = {
     "config.yaml": lambda run: None,  # as the folder is made
     "state.json": lambda run: run.mark("rta"),
     "metrics.csv": lambda run: run.log_metrics({"stage": "rta", "step": 2}),
-    "trajectories.jsonl": lambda run: run.log_trajectories([{"stage": "rta", "step": 2}] * 3),
+    "rta.jsonl": lambda run: run.log_trajectories([{"stage": "rta", "step": 2}] * 3),
     "result.json": lambda run: run.write_result(n_test=4),
     "ranks.csv": lambda run: run.write_ranks(pd.DataFrame({"task_id": ["b"]})),
 }
+PATHS = {name: f"trajectories/{name}" if name == "rta.jsonl" else name for name in WRITES}
 
 
-@pytest.mark.parametrize("name", [fault("disk full", name, name) for name in WRITES])
+@pytest.mark.parametrize("name", [fault("disk full", path, name) for name, path in PATHS.items()])
 def test_a_full_disk_leaves_the_file_as_it_was_and_then_the_run_goes_on(name, tmp_path, monkeypatch):
     """One sentence with "No space left" and the file's name; the file is as before; with space, it is written."""
     if name != "config.yaml":
@@ -84,7 +91,7 @@ def test_a_full_disk_leaves_the_file_as_it_was_and_then_the_run_goes_on(name, tm
     disk.full = False
     with open_run(tmp_path, {"seed": 0}) as run:
         WRITES[name](run)
-    assert files(tmp_path).keys() == before.keys() | {name}
+    assert files(tmp_path).keys() == before.keys() | {PATHS[name]}
 
 
 def test_a_stage_that_could_not_be_marked_is_not_done(tmp_path, monkeypatch):
@@ -96,7 +103,7 @@ def test_a_stage_that_could_not_be_marked_is_not_done(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", [fault("disk full", "checkpoint", "3.safetensors"), fault("disk full", "adapter", "rta.")]
+    "name", [fault("disk full", "checkpoint", "3.safetensors"), fault("disk full", "adapter", f"rta.{os.getpid()}.")]
 )
 def test_a_full_disk_in_training_costs_at_most_a_step(name, stage_of, uninterrupted, monkeypatch):  # noqa: F811
     """The stage stops with a sentence and goes on from the last checkpoint; the result is the same bit for bit."""
@@ -104,7 +111,7 @@ def test_a_full_disk_in_training_costs_at_most_a_step(name, stage_of, uninterrup
     disk = FullDisk(monkeypatch, stage.folder, name)
     with pytest.raises(UserError) as stop:
         stage.train()
-    one_sentence(stop.value, "No space left", name.strip("."))
+    one_sentence(stop.value, "No space left", name.partition(".")[0])
     assert not (stage.folder / "checkpoints" / "rta").exists() and not list(stage.folder.rglob(".*.tmp"))
     kept = len(stage.checkpoints)
     disk.full = False
@@ -153,7 +160,7 @@ READERS = {
     "state.json": lambda folder: open_run(folder, {"seed": 0}),
     "result.json": read_result,
     "metrics.csv": read_metrics,
-    "trajectories.jsonl": lambda folder: list(read_trajectories(folder)),
+    "rta.jsonl": lambda folder: list(read_trajectories(folder)),
     "ranks.csv": read_ranks,
 }
 DAMAGES = {
@@ -161,26 +168,27 @@ DAMAGES = {
     "state.json": b'{"fit": ',
     "result.json": b'["no", "object"]',
     "metrics.csv": b"stage,step\nrta,1\nrta,2,3,4\n",
-    "trajectories.jsonl": b'{"stage": "rta", "step": 1}\n{"stage": "rta", "st\x00\n{"stage": "rta", "step": 3}\n',
+    "rta.jsonl": b'{"stage": "rta", "step": 1}\n{"stage": "rta", "st\x00\n{"stage": "rta", "step": 3}\n',
     "ranks.csv": b"",
 }
 
 
-@pytest.mark.parametrize("name", [fault("damaged file", name, name) for name in READERS])
+@pytest.mark.parametrize("name", [fault("damaged file", PATHS[name], name) for name in READERS])
 def test_a_damaged_file_is_named_with_what_to_do(name, tmp_path):
     """The reader, and the run that would go on with it, say which file is damaged and how to mend it."""
     with open_run(tmp_path, {"seed": 0}) as run:
         for write in WRITES.values():
             write(run)
-    (tmp_path / name).write_bytes(DAMAGES[name])
+    damaged = tmp_path / PATHS[name]
+    damaged.write_bytes(DAMAGES[name])
     for read in (READERS[name], lambda folder: open_run(folder, {"seed": 0}).rewind("rta", 2)):
         if name == "ranks.csv" and read is not READERS[name]:
             continue  # a run only writes it
         with pytest.raises(UserError) as stop:
             read(tmp_path)
-        one_sentence(stop.value, str(tmp_path / name), "damaged", "delete it" if name[:2] in ("st", "re") else "")
-    if name == "trajectories.jsonl":
-        assert "in line 2" in str(stop.value)
+        one_sentence(stop.value, str(damaged), "damaged", "delete it" if name[:2] in ("st", "re") else "")
+        if name == "rta.jsonl":
+            assert ("in line 2" if read is READERS[name] else "at byte 28") in str(stop.value)
 
 
 @pytest.mark.parametrize("text", ["stage,step\nrta,two\n", "stage,step\nrta\n", "\xff\xfe\n"])
@@ -227,21 +235,21 @@ def test_lost_figures_are_made_again_from_the_trajectories(tmp_path, monkeypatch
     users, ranks = [1, 1, 2], np.array([1.0, np.inf, 4.0])
     rows = [{"stage": "evaluate_rta", "step": 0, "task_id": i, "outcome": outcome, "n_calls": i}
             for i, outcome in enumerate(["answered", "length", "answered"])]  # fmt: skip
-    monkeypatch.setattr(pipeline.evaluate, "users_of", lambda tasks: users)
+    monkeypatch.setattr(stages.evaluate, "users_of", lambda tasks: users)
     with open_run(tmp_path, {"seed": 0}) as run:
         experiment = Experiment(None, {}, 0, run)
         vars(experiment)["test"] = [None] * 3
         run.log_trajectories(rows)
         run.mark("evaluate_rta", ranks)
-        pipeline.evaluate_stage(experiment, "rta")
+        stages.evaluate_stage(experiment, "rta")
         expected = summarize(ranks, users, valid=[True, False, True], calls=[0, 1, 2])
         assert run.result["metrics"]["rta"] == expected and expected["valid"] == pytest.approx(2 / 3)
     (tmp_path / "result.json").unlink()
-    (tmp_path / "trajectories.jsonl").write_text("")
+    (tmp_path / "trajectories" / "evaluate_rta.jsonl").write_text("")
     with open_run(tmp_path, {"seed": 0}) as run:
         experiment.run = run
         with pytest.raises(UserError) as stop:
-            pipeline.evaluate_stage(experiment, "rta")
+            stages.evaluate_stage(experiment, "rta")
     one_sentence(stop.value, "lost result.json", "trajectories of evaluate_rta")
 
 
@@ -283,7 +291,7 @@ def test_out_of_memory_in_an_update_names_the_settings_and_the_stage_can_go_on(
     stage_of, uninterrupted, monkeypatch  # noqa: F811
 ):  # fmt: skip
     """torch's error in the scoring of step 3: a sentence; with memory again the stage goes on after step 2."""
-    stage, score = stage_of("run"), pipeline.ListwiseGRPOTrainer._get_per_token_logps_and_entropies
+    stage, score = stage_of("run"), stages.ListwiseGRPOTrainer._get_per_token_logps_and_entropies
 
     def fails(self, *arguments, **named):
         if self.state.global_step == 2:
@@ -291,7 +299,7 @@ def test_out_of_memory_in_an_update_names_the_settings_and_the_stage_can_go_on(
         return score(self, *arguments, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline.ListwiseGRPOTrainer, "_get_per_token_logps_and_entropies", fails)
+        patch.setattr(stages.ListwiseGRPOTrainer, "_get_per_token_logps_and_entropies", fails)
         with pytest.raises(UserError) as stop:
             stage.train()
     one_sentence(stop.value, "update of RTA", "rta.micro_groups", "rta.group_size", "agent.max_completion_tokens")
@@ -312,7 +320,7 @@ SPOILT = ["NaN reward", "NaN gradient", "infinite gradient"]
 
 def spoil(stage, kind: str | None, steps, monkeypatch) -> None:
     """What some of its steps compute is not finite, or all of their groups are dropped."""
-    state, training_step = {"now": 0}, pipeline.ListwiseGRPOTrainer.training_step
+    state, training_step = {"now": 0}, stages.ListwiseGRPOTrainer.training_step
 
     def before(trajectories, now):
         state["now"] = now
@@ -327,7 +335,7 @@ def spoil(stage, kind: str | None, steps, monkeypatch) -> None:
             parameter.grad.view(-1)[0] = float("nan" if kind == "NaN gradient" else "inf")
         return loss
 
-    monkeypatch.setattr(pipeline.ListwiseGRPOTrainer, "training_step", spoilt_step)
+    monkeypatch.setattr(stages.ListwiseGRPOTrainer, "training_step", spoilt_step)
     stage.before, reward = before, stage.reward
     stage.reward = lambda t, right: float("nan") if state["now"] in steps and kind == SPOILT[0] else reward(t, right)
 
@@ -368,6 +376,85 @@ def test_too_many_spoilt_steps_in_a_row_stop_the_stage_now_and_again(stage_of, m
     assert [row["skipped"] for row in rows_of(stage.folder)] == ["1"] * MOST_SKIPPED
 
 
+@pytest.mark.parametrize(("scale", "stops"), [(16.0, False), (1.0, True)])
+def test_steps_in_which_the_scale_of_the_loss_settles_are_not_counted(scale, stops, stage_of, monkeypatch):  # noqa: F811
+    """Five steps in a row without a finite gradient: above a scale of 1 fp16 begins so, below it is a fault."""
+    scaled(monkeypatch, init_scale=scale)
+    stage = stage_of("run")
+    spoil(stage, "infinite gradient", set(range(1, 6)), monkeypatch)
+    if stops:
+        with pytest.raises(UserError, match=f"last {MOST_SKIPPED} steps of rta moved nothing"):
+            stage.train()
+    else:
+        stage.train()
+    scales = [float(row["loss_scale"]) for row in rows_of(stage.folder)]
+    assert scales == [scale / 2**n for n in range(1, 6)]
+
+
+# --- files of others ---
+
+
+def of_toystore(folder: Path) -> None:
+    toystore.generate(folder, users=20, items=64, types=2)
+
+
+def of_report(folder: Path) -> None:
+    full_report([SHIPPED], folder)
+
+
+def of_nano(folder: Path) -> None:
+    pretrain.pretrain(folder)
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    """Pre-training of nano takes an hour: it writes its card only."""
+
+    def write(work, arguments, workers):
+        (arguments[1] / "README.md").write_text(CARD)
+
+    monkeypatch.setattr(pretrain.torch.multiprocessing, "spawn", write)
+
+
+@pytest.mark.parametrize(
+    ("write", "name"),
+    [
+        (of_toystore, toystore.REVIEWS), (of_toystore, toystore.ITEMS), (of_toystore, toystore.TRUTH),
+        (of_report, "report.md"), (of_report, "dynamics-nano-ml-100k.png"),
+        (of_nano, "README.md"), (of_nano, "config.json"), (of_nano, "thesis.md"),
+    ],
+)  # fmt: skip
+def test_a_users_file_of_such_a_name_is_not_written_over(write, name, tmp_path, no_training):
+    (tmp_path / name).write_text("my thesis")
+    with pytest.raises(UserError) as stop:
+        write(tmp_path)
+    one_sentence(stop.value, str(tmp_path), f"it holds {name}", "choose another folder")
+    assert (tmp_path / name).read_text() == "my thesis" and [p.name for p in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("write", [of_toystore, of_report, of_nano])
+def test_what_a_command_has_written_it_writes_again(write, tmp_path, no_training):
+    write(tmp_path)
+    before = files(tmp_path)
+    for path in tmp_path.iterdir():
+        if path.suffix in (".gz", ".png"):
+            path.write_bytes(b"damaged")
+    write(tmp_path)
+    assert files(tmp_path).keys() == before.keys() and b"damaged" not in files(tmp_path).values()
+
+
+def test_a_toystore_half_written_is_written_again(tmp_path):
+    of_toystore(tmp_path)
+    (tmp_path / toystore.TRUTH).unlink()
+    of_toystore(tmp_path)
+    assert (tmp_path / toystore.TRUTH).exists()
+
+
+def test_shipped_files_can_be_made_again():
+    """data/nano and data/toystore are what the commands know as theirs."""
+    assert has_card(NANO) and toystore._is_store(toystore.SHIPPED)
+
+
 # --- tools and policies that do what they should not ---
 
 
@@ -398,11 +485,11 @@ def speaks(model, chat, turns, monkeypatch):
     """Makes a model write these turns, one after the other; past their end, its first token for ever."""
     tokens = [token for turn in turns for token in turn]
 
-    def choose(batch, logits):
+    def choose(sampling, logits, generator=None):
         token = tokens.pop(0) if tokens else chat.turn_ids("x")[0]
         return torch.full((len(logits),), token), torch.zeros(len(logits))
 
-    monkeypatch.setattr("agenticrec_lite.agent.rollout._Batch._choose", choose)
+    monkeypatch.setattr("agenticrec_lite.agent.episodes.Sampling.choose", choose)
 
 
 @pytest.mark.fault("a megabyte of observation", "tool")

@@ -11,6 +11,7 @@ import os
 import re
 import socket
 import subprocess
+import tarfile
 import threading
 import zipfile
 from pathlib import Path
@@ -211,6 +212,42 @@ def test_a_model_comes_out_of_its_wheel_too(tmp_path, monkeypatch):
     assert (fetch("smollm2-135m") / "SmolLM2-135M-Instruct.Q4_1.gguf").read_bytes() == b"weights"
     with pytest.raises(UserError, match="no source 'official' of smollm2-135m; the known are: wheel"):
         fetch("smollm2-135m", force=True, sources="official")
+
+
+def test_the_code_of_a_source_distribution_is_not_run(tmp_path):
+    """pip would run its build backend to learn its metadata, before anyone has compared a checksum."""
+    ran = tmp_path / "ran"
+    project = '[build-system]\nrequires = []\nbuild-backend = "own"\nbackend-path = ["."]\n'
+    members = {"pyproject.toml": project, "own.py": f"open({str(ran)!r}, 'w')\n"}
+    with tarfile.open(tmp_path / "wheels" / "recbole-1.2.1.tar.gz", "w:gz") as archive:
+        for name, text in members.items():
+            member = tarfile.TarInfo(f"recbole-1.2.1/{name}")
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text.encode()))
+    with pytest.raises(UserError, match="wheel: pip download recbole==1.2.1 failed"):
+        fetch("ml-100k", sources="wheel")
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("name", ["my notes.txt", "deep/u.data", ".hidden"])
+def test_force_leaves_a_folder_with_a_file_that_was_not_fetched_alone(name, server, cache):
+    path = fetch("ml-100k", sources="official") / name
+    before = {each.name: each.read_bytes() for each in path.parents[name.count("/")].iterdir() if each.is_file()}
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("mine")
+    with pytest.raises(UserError, match=f"ml-100k cannot be written: it holds {name}") as error:
+        fetch("ml-100k", force=True, sources="official")
+    told(error)
+    assert path.read_text() == "mine" and entries(cache) == ["ml-100k"]
+    assert all((cache / "ml-100k" / each).read_bytes() == content for each, content in before.items())
+    assert fetch("ml-100k", sources="official"), "what was fetched is as good as before"
+
+
+def test_force_mends_a_manifest_and_lets_another_source_take_over(server, wheels, cache):
+    (fetch("ml-100k", sources="official") / "sha256.json").write_text("[1]")
+    fetch("ml-100k", force=True, sources="official")
+    fetch("ml-100k", force=True, sources="wheel")
+    assert entries(cache / "ml-100k") == ["ml-100k.inter", "ml-100k.item", "ml-100k.user", "sha256.json"]
 
 
 def test_without_network_one_sentence_names_both_failures(cache):

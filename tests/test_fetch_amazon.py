@@ -298,6 +298,35 @@ def test_an_interrupted_fetch_goes_on(server, cache, monkeypatch):
     assert server.asked[1] == (REVIEWS, f"bytes={len(server.files[REVIEWS]) // 2}-")
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_files_of_a_user_in_the_cache_stay(server, cache, force):
+    users = ["my notes.txt", "mine.part", ".draft.1.tmp", "deep/x.jsonl", "Other.jsonl.gz.part"]
+    for name in users:
+        (cache / name).parent.mkdir(parents=True, exist_ok=True)
+        (cache / name).write_text("mine")
+    fetch(NAME)
+    ours = [f"{REVIEWS}.part", f"{ITEMS}.part.json", "hub.part/x", ".sha256.json.9.tmp", "Office_Products.jsonl"]
+    if force:
+        manifest = json.loads((cache / "sha256.json").read_text())
+        (cache / "sha256.json").write_text(json.dumps(manifest | {ours[-1]: "0", "my notes.txt": "0"}))
+        for name in ours:
+            (cache / name).parent.mkdir(parents=True, exist_ok=True)
+            (cache / name).write_text("ours")
+        fetch(NAME, force=True)
+    assert all((cache / name).read_text() == "mine" for name in users)
+    assert not any((cache / name).exists() for name in ours)
+
+
+@pytest.mark.parametrize("name", [REVIEWS, "meta_Office_Products.jsonl"])
+def test_a_file_that_a_user_brought_is_not_written_over_unasked(server, cache, name):
+    """Gigabytes that somebody has downloaded by hand: a sentence, before anything is asked for."""
+    cache.mkdir(parents=True)
+    (cache / name).write_text("mine")
+    with pytest.raises(UserError, match=f"sha256.json is missing or damaged; .*{NAME} --force"):
+        fetch(NAME)
+    assert (cache / name).read_text() == "mine" and not server.asked
+
+
 @pytest.mark.fault("two processes at once", "amazon fetch")
 def test_two_at_once_do_not_mix(server, cache):
     """The second is told to wait."""

@@ -233,7 +233,7 @@ def test_valid_answers_come_back_as_they_were_written(order, think, blank):
 # --- what has gone wrong once, or would be slow ---
 
 
-@pytest.mark.fault("half a surrogate pair in a tool call", "trajectories.jsonl")
+@pytest.mark.fault("half a surrogate pair in a tool call", "trajectories")
 def test_a_call_that_is_no_text_is_refused():
     """JSON may spell a character that no file can hold; the turn is bad, and the run goes on."""
     call = '<tool_call>{"name": "item_info_search", "arguments": {"item_name": "%s"}}</tool_call>'

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from agenticrec_lite import hub
 from agenticrec_lite.cli import app
 from agenticrec_lite.errors import UserError
-from agenticrec_lite.policy import NANO
 from agenticrec_lite.experiment.shipped import SHIPPED
+from agenticrec_lite.policy import NANO
 
 
 class Hub:
@@ -56,6 +56,18 @@ def test_an_exported_adapter_loads_with_plain_peft(tmp_path):
         adapted = PeftModel.from_pretrained(bare, folder)
         assert not torch.allclose(adapted(ids).logits, before)
     assert {path.name for path in folder.iterdir()} == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
+
+
+@pytest.mark.parametrize("name", ["thesis.md", "README.md", "notes/deep.txt"])
+def test_an_export_writes_to_no_folder_that_holds_anything(name, tmp_path):
+    path = tmp_path / "out" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("my thesis")
+    with pytest.raises(UserError, match=f"out cannot be written: it holds {name}"):
+        hub.export(SHIPPED, tmp_path / "out")
+    assert path.read_text() == "my thesis" and [p for p in tmp_path.rglob("*") if p.is_file()] == [path]
+    (tmp_path / "empty").mkdir()
+    assert (hub.export(SHIPPED, tmp_path / "empty") / "README.md").exists()
 
 
 def test_a_warm_start_is_a_deviation():

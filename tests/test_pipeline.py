@@ -48,7 +48,7 @@ def test_a_run_leaves_what_readers_rely_on(folder):
 
 @pytest.mark.all
 def test_a_finished_run_is_not_run_again_and_can_be_reported(folder):
-    before = {path: path.read_bytes() for path in (folder / "trajectories.jsonl", folder / "metrics.csv")}
+    before = {path: path.read_bytes() for path in (folder / "trajectories" / "rta.jsonl", folder / "metrics.csv")}
     started = time.monotonic()
     result = run_experiment("ml-100k", "nano", 0, folder, SHORT)
     assert all(path.read_bytes() == content for path, content in before.items())

@@ -23,18 +23,19 @@ import torch
 
 from agenticrec_lite import cli
 from agenticrec_lite.agent.protocol import write_answer, write_call
-from agenticrec_lite.data import make_log
-from agenticrec_lite.policy import Policy, add_adapter
-from agenticrec_lite.rewards import listwise_reward
-from agenticrec_lite.runs import Run, open_run
-from agenticrec_lite.experiment import stages
-from agenticrec_lite.training import checkpoint, grpo
-from agenticrec_lite.training.checkpoint import check_resumed
 from agenticrec_lite.agent.question import Question
 from agenticrec_lite.agent.teacher import run_script
-from agenticrec_lite.nano.worlds import random_world
+from agenticrec_lite.data import make_log
+from agenticrec_lite.experiment import experiment
 from agenticrec_lite.experiment.experiment import Experiment
+from agenticrec_lite.experiment.extensions import Extensions
 from agenticrec_lite.experiment.stages import run_experiment, train
+from agenticrec_lite.nano.worlds import random_world
+from agenticrec_lite.policy import Policy, add_adapter
+from agenticrec_lite.rewards import listwise_reward
+from agenticrec_lite.runs import Run, open_run, read_trajectories
+from agenticrec_lite.training import checkpoint, grpo
+from agenticrec_lite.training.checkpoint import check_resumed
 
 SMALL = {
     "agent": {"max_calls": 2},
@@ -59,7 +60,7 @@ def small_log(name: str = "small", users: int = 40):
 def tell_stages(folder) -> None:
     """Small data and one thread for this process; a file beside the folder names the stage that it is in."""
     torch.set_num_threads(1)
-    pipeline.load_dataset = small_log
+    experiment.load_dataset = small_log
     timer = Run.timer
 
     def telling(run, stage):
@@ -95,9 +96,12 @@ def rows_of(folder: Path) -> list[dict]:
         return [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in csv.DictReader(file)]
 
 
+LOGGED = ("evaluate_frozen_greedy", "evaluate_frozen_sampled", "rta", "evaluate_rta", "mining", "ppr", "evaluate_ppr")
+
+
 def content(folder: Path) -> dict:
     """All that a run leaves but times and memory, as bytes where it can be."""
-    files = ["config.yaml", "state.json", "trajectories.jsonl", "ranks.csv"]
+    files = ["config.yaml", "state.json", "ranks.csv", *(f"trajectories/{stage}.jsonl" for stage in LOGGED)]
     files += [f"checkpoints/{stage}/{name}" for stage in ("rta", "ppr") for name in
               ("adapter_model.safetensors", "adapter_config.json")]  # fmt: skip
     result = json.loads((folder / "result.json").read_text())
@@ -160,20 +164,23 @@ class Stage:
     watch: Callable | None = None
     reward: Callable = listwise_reward
     scripts: list = field(default_factory=lambda: SCRIPTS)
+    save_every: int = 1
 
     def train(self) -> None:
         worlds = [random_world(np.random.default_rng(i), 3, 3) for i in range(10)]
         questions = [Question(f"q{i}", world, "rank", 7, None, tuple(range(20))) for i, world in enumerate(worlds)]
         with open_run(self.folder, {"seed": 0}) as run:
-            experiment = Experiment(None, {"policy": {}, "agent": AGENT, "rta": STEPS, "tracking": OFF}, 0, run)
-            train(experiment, "rta", questions, self.reward, self.watch)
+            settings = STEPS | {"save_every": self.save_every}
+            profile = {"policy": {}, "agent": AGENT, "rta": settings, "tracking": OFF}
+            opened = Experiment(None, profile, 0, run, Extensions(reward=self.reward))
+            train(opened, "rta", questions, self.watch)
 
     def rollout(self, model, chat, groups, sampling, generator=None):
         trajectories = []
         for g, group in enumerate(groups):
             for environment in group.environments:
                 turns = self.scripts[int(torch.randint(len(self.scripts), (1,), generator=generator))]
-                trajectory = play(turns, environment.context, chat, "rank", group.prompt_ids)
+                trajectory = run_script(turns, environment.context, chat, "rank", group.prompt_ids)
                 trajectory.task_id, trajectory.group = group.task_id, g
                 trajectories.append(trajectory)
         self.before(trajectories, generator.initial_seed() + 1)
@@ -182,7 +189,7 @@ class Stage:
     def left(self) -> dict:
         """What it has left in its folder, but for times."""
         adapter = self.folder / "checkpoints" / "rta" / "adapter_model.safetensors"
-        trajectories = (self.folder / "trajectories.jsonl").read_bytes()
+        trajectories = (self.folder / "trajectories" / "rta.jsonl").read_bytes()
         return {"metrics": rows_of(self.folder), "trajectories": trajectories, "adapter": adapter.read_bytes()}
 
     @property
@@ -202,7 +209,7 @@ def stages(monkeypatch, tiny, folder: Path) -> Callable[..., Stage]:
         monkeypatch.setattr(grpo, "rollout", stage.rollout)
         return stage
 
-    monkeypatch.setattr(pipeline, "load_policy", load)
+    monkeypatch.setattr(experiment, "load_policy", load)
     return make
 
 
@@ -279,6 +286,56 @@ def test_steps_logged_after_the_checkpoint_are_forgotten(stage_of, uninterrupted
     assert stage.left() == uninterrupted
 
 
+@pytest.mark.parametrize(("every", "cut", "kept"), [(1, 5, [3, 4]), (2, 5, [2, 4]), (3, 5, [3]), (3, 3, [])])
+def test_with_a_checkpoint_every_so_many_steps_it_ends_the_same(every, cut, kept, stage_of, uninterrupted):
+    """The logs are rewound to the checkpoint's step before the steps after it are played again."""
+    stage = interrupted(stage_of("cut", save_every=every), cut)
+    assert [path.name for path in stage.checkpoints] == [f"{step}.safetensors" for step in kept]
+    assert [int(row["step"]) for row in rows_of(stage.folder)] == [*range(1, cut)]
+    rewound = []
+
+    def look(trajectories, now):
+        played = {row["step"] for row in read_trajectories(stage.folder)} if now > 1 else set()
+        rewound.append((now, sorted(played)))
+
+    stage.before = look
+    stage.train()
+    last = kept[-1] if kept else 0
+    assert rewound == [(now, [*range(1, now)]) for now in range(last + 1, 6)]
+    assert stage.left() == uninterrupted
+
+
+def scaled(monkeypatch, **how) -> None:
+    """Stages train with a scale of the loss, as accelerate does it on a GPU in fp16."""
+    init, norm = grpo.ListwiseGRPOTrainer.__init__, grpo.ListwiseGRPOTrainer._get_grad_norm
+
+    def with_scaler(self, *arguments, **named):
+        init(self, *arguments, **named)
+        self.accelerator.scaler = torch.amp.GradScaler("cpu", **how)
+
+    def unscaled(self, *arguments, **named):
+        self.accelerator.scaler.unscale_(self.optimizer.optimizer)
+        return norm(self, *arguments, **named)
+
+    monkeypatch.setattr(grpo.ListwiseGRPOTrainer, "__init__", with_scaler)
+    monkeypatch.setattr(grpo.ListwiseGRPOTrainer, "_get_grad_norm", unscaled)
+
+
+@pytest.mark.parametrize("cut", [2, 4, 5])
+def test_the_scale_of_the_loss_goes_on_too(cut, stage_of, monkeypatch):
+    """It doubles after every second good step, so that a cut at any of these is seen in the scale or its counter."""
+    scaled(monkeypatch, init_scale=8.0, growth_interval=2)
+    left = []
+    for name, cuts in (("whole", []), ("cut", [cut])):
+        stage = stage_of(name)
+        for step in cuts:
+            interrupted(stage, step)
+        stage.train()
+        left.append(stage.left())
+    assert [row["loss_scale"] for row in left[0]["metrics"]] == ["8.0", "16.0", "16.0", "32.0", "32.0"]
+    assert left[0] == left[1]
+
+
 @pytest.mark.fault("clock going backwards", "checkpoints")
 def test_the_clock_decides_nothing(stage_of, uninterrupted, monkeypatch, capsys):
     """The newest checkpoint is the one of the last step, though its time is the oldest."""
@@ -331,7 +388,7 @@ def test_without_a_good_checkpoint_the_stage_begins_anew(stage_of, uninterrupted
     "name",
     [
         pytest.param("metrics.csv", marks=pytest.mark.fault("file deleted", "metrics.csv")),
-        pytest.param("trajectories.jsonl", marks=pytest.mark.fault("file deleted", "trajectories.jsonl")),
+        pytest.param("trajectories/rta.jsonl", marks=pytest.mark.fault("file deleted", "trajectories")),
     ],
 )
 def test_a_lost_log_is_made_again(stage_of, uninterrupted, name, capsys):
@@ -341,6 +398,19 @@ def test_a_lost_log_is_made_again(stage_of, uninterrupted, name, capsys):
     stage.train()
     assert "have steps up to 0 only" in capsys.readouterr().out
     assert stage.left() == uninterrupted
+
+
+def test_a_users_file_among_the_checkpoints_stays(stage_of, uninterrupted):
+    stage = interrupted(stage_of("cut"), 5)
+    users = [stage.folder / "checkpoints" / "rta_steps" / name for name in ("best.safetensors", "notes.md")]
+    for path in users:
+        path.write_text("mine")
+    stage.train()
+    assert stage.left() == uninterrupted
+    with open_run(stage.folder, {"seed": 0}) as run:
+        check_resumed(run, ("rta",))
+    assert [path.read_text() for path in users] == ["mine", "mine"]
+    assert sorted(path.name for path in users[0].parent.iterdir()) == ["best.safetensors", "notes.md"]
 
 
 def test_another_number_of_threads_is_told_once_a_start(tmp_path, capsys):

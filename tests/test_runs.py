@@ -5,14 +5,21 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
+from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from agenticrec_lite.agent.trajectory import Step, Trajectory
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.runs import (
+    files,
     open_run,
     plain,
     read_config,
@@ -34,7 +41,7 @@ HOLD = """
     from agenticrec_lite.runs import open_run
     run = open_run(sys.argv[1], {"seed": 0})
     run.log_trajectories([{"stage": "rta", "step": 0}])
-    with open(run.folder / "trajectories.jsonl", "a") as file:
+    with open(run.folder / "trajectories" / "rta.jsonl", "a") as file:
         file.write('{"stage": "rta", "st')  # cut off in the middle of a row
     (run.folder / ".state.json.1.tmp").write_text("{")
     print("holding", flush=True)
@@ -55,7 +62,7 @@ def holder(tmp_path):
 
 
 @pytest.mark.fault("a second run", "the same folder")
-@pytest.mark.fault("kill -9 in the middle of a row", "trajectories.jsonl")
+@pytest.mark.fault("kill -9 in the middle of a row", "trajectories")
 def test_a_second_process_is_refused_until_the_first_is_dead(holder, tmp_path):
     """A sentence while the first lives; once it is dead the lock is free, and half a row and half a file are gone."""
     with pytest.raises(UserError, match="Another process is writing"):
@@ -178,6 +185,153 @@ def test_what_runs_below_are_just_writing_is_left_alone(tmp_path):
         path.write_text("half")
     with open_run(tmp_path, {"seed": 0}):
         assert writing.exists() and not left_over.exists()
+
+
+def test_only_its_own_leftovers_are_removed(tmp_path):
+    """`.NAME.PID.tmp` with a name that a run writes there; a user's file of a similar name stays."""
+    with open_run(tmp_path, {"seed": 0}) as run:
+        (run.checkpoints / "rta_steps").mkdir()
+    users = [".notes.tmp", ".plan.1.tmp", ".metrics.csv.tmp", ".xmetrics.csv.1.tmp", "checkpoints/rta_steps/.x.1.tmp"]
+    ours = [".metrics.csv.1.tmp", "checkpoints/.rta.12.tmp/README.md", "checkpoints/rta_steps/.3.safetensors.1.tmp"]
+    for name in users + ours:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    with open_run(tmp_path, {"seed": 0}):
+        assert [name for name in users + ours if (tmp_path / name).exists()] == users
+    assert not (tmp_path / "checkpoints" / ".rta.12.tmp").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["state.json", "metrics.csv", "result.json", "ranks.csv", "checkpoints/best.bin", "trajectories/of_birds.jsonl"],
+)
+def test_a_new_run_leaves_a_folder_with_files_of_such_names_alone(name, tmp_path):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("my thesis")
+    with pytest.raises(UserError, match=f"Cannot open the run folder .* it holds {name.partition('/')[0]}.* no config"):
+        open_run(tmp_path, CONFIG)
+    assert path.read_text() == "my thesis"
+    assert [each for each in tmp_path.rglob("*") if each.is_file()] == [path]
+
+
+def test_files_of_other_names_do_not_keep_a_run_out(tmp_path):
+    (tmp_path / "notes.md").write_text("mine")
+    with open_run(tmp_path, CONFIG) as run:
+        (tmp_path / "trajectories").mkdir()
+        (tmp_path / "trajectories" / "mine.jsonl").write_text("half a row")  # of a stage that is not this run's
+        run.log_trajectories([{"stage": "rta", "step": 1}])
+    open_run(tmp_path, CONFIG).close()
+    assert (tmp_path / "trajectories" / "mine.jsonl").read_text() == "half a row"
+    assert (tmp_path / "notes.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["thesis.md", "deep/adapter.bin"])
+def test_a_folder_is_replaced_only_by_one_that_has_all_its_names(name, tmp_path):
+    def write(text):
+        with replacing(tmp_path / "out") as fresh:
+            fresh.mkdir()
+            (fresh / "adapter.bin").write_text(text)
+
+    write("old")
+    write("new")
+    assert (tmp_path / "out" / "adapter.bin").read_text() == "new"
+    path = tmp_path / "out" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("mine")
+    with pytest.raises(UserError, match=f"out cannot be written: it holds {name}, which is not of this command"):
+        write("newer")
+    assert path.read_text() == "mine" and (tmp_path / "out" / "adapter.bin").read_text() == "new"
+    assert [each.name for each in tmp_path.iterdir()] == ["out"]
+
+
+def bytes_read() -> int:
+    """That this process has read so far, where the system counts them."""
+    counts = Path("/proc/self/io")
+    return int(counts.read_text().split()[1]) if counts.exists() else 0
+
+
+def test_opening_a_run_reads_no_more_of_its_trajectories_than_their_ends(tmp_path):
+    """Between the first rows and the last is a gigabyte that is no row, and that is not read."""
+    with open_run(tmp_path, CONFIG) as run:
+        for step in (1, 2, 3):
+            run.log_metrics({"stage": "rta", "step": step})
+            run.log_trajectories([{"stage": "rta", "step": step}])
+    path = tmp_path / "trajectories" / "rta.jsonl"
+    rows = path.read_bytes()
+    with open(path, "wb") as file:
+        file.write(rows)
+        file.seek(2**30)
+        file.write(b"\n" + rows)
+    before = bytes_read()
+    with open_run(tmp_path, CONFIG) as run:
+        assert run.logged_steps("rta") == 3
+        run.rewind("rta", 3)
+        assert run.logged_steps("rta") == 2
+        run.log_trajectories([{"stage": "rta", "step": 3}])
+        assert run.logged_steps("rta") == 2, "metrics.csv was rewound, too"
+        run.log_metrics({"stage": "rta", "step": 3})
+        assert run.logged_steps("rta") == 3 and path.stat().st_size == 2**30 + 1 + len(rows)
+    assert bytes_read() - before < 1e6
+
+
+@given(st.lists(st.one_of(
+    st.tuples(st.just("log"), st.integers(1, 3)), st.tuples(st.just("rewind"), st.integers(0, 6)),
+    st.tuples(st.just("kill"), st.binary(max_size=5)),
+), max_size=12))  # fmt: skip
+def test_the_trajectories_are_the_rows_logged_and_not_rewound(moves):
+    """A log of whole rows, whatever is logged, rewound and cut off in the middle of a row."""
+    with tempfile.TemporaryDirectory() as folder, open_run(folder, CONFIG) as run:
+        rows = [{"stage": "rta", "step": 1, "text": ""}]
+        run.log_trajectories(rows)
+        for move, value in moves:
+            if move == "log":
+                more = [{"stage": "rta", "step": rows[-1]["step"] + 1 if rows else 1, "text": "\u2028é\n"}] * value
+                run.log_trajectories(more)
+                rows += more
+            elif move == "rewind":
+                run.rewind("rta", value)
+                rows = [row for row in rows if row["step"] < value]
+            elif (path := Path(folder, "trajectories", "rta.jsonl")).exists():
+                with open(path, "ab") as file:
+                    file.write(value.replace(b"\n", b""))
+            kept = list(read_trajectories(folder, "rta"))
+            assert kept == rows and list(read_trajectories(folder)) == rows
+            last = next((row["step"] for _, row in files.rows_from_end(Path(folder, "trajectories", "rta.jsonl"))), 0)
+            assert last == (rows[-1]["step"] if rows else 0)
+
+
+def test_steps_are_logged_up_to_the_first_that_a_log_lacks(tmp_path):
+    with open_run(tmp_path, CONFIG) as run:
+        assert run.logged_steps("rta") == 0
+        for step in (1, 2, 4):
+            run.log_metrics({"stage": "rta", "step": step})
+        for step in (1, 2, 3, 4):
+            run.log_trajectories([{"stage": "rta", "step": step}])
+        assert run.logged_steps("rta") == 2 and run.logged_steps("ppr") == 0
+        (tmp_path / "trajectories" / "rta.jsonl").unlink()
+        run.log_trajectories([{"stage": "rta", "step": 2}])
+        assert run.logged_steps("rta") == 0, "step 1 is lost"
+
+
+def test_what_is_logged_of_a_trajectory_is_all_but_its_tokens():
+    steps = [Step("call", "I ask.", "item_info_search", {"item_name": "Jaws"}), Step("observation", "1975")]
+    played = Trajectory("t", 1, "rank", [1], [2], [1], [-0.5], steps, [3, 1], "answered", 1, 0.5, None, False)
+    tokens = {"prompt_ids", "completion_ids", "action_mask", "logprobs"}
+    expected = {name: value for name, value in asdict(played).items() if name not in tokens}
+    assert played.row() == expected and list(played.row()) == list(expected)
+
+
+def test_another_part_handed_in_is_refused_by_its_name(tmp_path):
+    """The doors of `start`: what was handed in stands in config.yaml, and in the sentence."""
+    reward = {"extensions": {"reward": "mine.my_reward 1a2b", "tools": ["mine.tool"]}}
+    open_run(tmp_path, CONFIG | reward).close()
+    with pytest.raises(UserError, match=r"\(extensions.reward was mine.my_reward 1a2b, now None, extensions.tools was"):
+        open_run(tmp_path, CONFIG)
+    other = {"extensions": reward["extensions"] | {"reward": "mine.my_reward 3c4d"}}
+    with pytest.raises(UserError, match=r"\(extensions.reward was mine.my_reward 1a2b, now mine.my_reward 3c4d\)"):
+        open_run(tmp_path, CONFIG | other)
+    open_run(tmp_path, CONFIG | reward).close()
 
 
 def test_another_configuration_is_refused_with_what_differs(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from test_resume import small_log
 
-from agenticrec_lite.experiment import stages
+from agenticrec_lite.experiment import experiment, stages
 
 SOAK = {
     "agent": {"max_calls": 2},
@@ -36,8 +36,8 @@ def resident(kept: bool = True) -> float:
 @pytest.mark.long
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="reads /proc, and asks glibc to give back free pages")
 def test_three_hundred_steps_leak_nothing_and_do_not_slow_down(tmp_path, monkeypatch, record_property):
-    monkeypatch.setattr(pipeline, "load_dataset", lambda name: small_log(name, users=160))
-    experiment = pipeline.start("small", "nano", 0, tmp_path / "run", SOAK)
+    monkeypatch.setattr(experiment, "load_dataset", lambda name: small_log(name, users=160))
+    opened = experiment.start("small", "nano", 0, tmp_path / "run", SOAK)
     memory, in_use, handles, clock, threads = [], {}, [], [], torch.get_num_threads()
 
     def watch(history):
@@ -49,8 +49,8 @@ def test_three_hundred_steps_leak_nothing_and_do_not_slow_down(tmp_path, monkeyp
 
     try:
         torch.set_num_threads(1)
-        with experiment.run:
-            pipeline.train_rta(experiment, watch)
+        with opened.run:
+            stages.train_rta(opened, watch)
     finally:
         torch.set_num_threads(threads)
     steps = np.diff(clock)  # the processor's time: other programs of this machine do not count

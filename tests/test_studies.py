@@ -331,7 +331,7 @@ def test_a_variant_may_begin_with_a_warm_start(base, tmp_path):
     settings = {"warm_start.steps": 1, "rta.steps": 1}
     assert list(run_variant("candidates-50-warm", base, tmp_path / "a", settings)["metrics"]) == ["rta"]
     assert set(read_metrics(tmp_path / "a")["stage"]) == {"warm_start", "rta"}
-    played = (tmp_path / "a/trajectories.jsonl").read_text().splitlines()
+    played = (tmp_path / "a/trajectories/rta.jsonl").read_text().splitlines()
     assert {len(json.loads(line)["candidates"]) for line in played} == {50}
 
 
@@ -343,8 +343,7 @@ def test_a_variants_policy_is_tested_again_sampled(base, tmp_path):
     shutil.copytree(base / "checkpoints/rta", trained / "checkpoints/rta")  # another's place, the same policy
     result = run_variant(name, base, tmp_path / name / "seed-0")
     assert result["variant"]["against"] == "frozen_sampled"
-    greedy, sampled = ([row["steps"] for line in (run / "trajectories.jsonl").read_text().splitlines()
-                        if (row := json.loads(line))["stage"] == "evaluate_rta"]
+    greedy, sampled = ([row["steps"] for row in read_trajectories(run, "evaluate_rta")]
                        for run in (base, tmp_path / name / "seed-0"))  # fmt: skip
     assert len(greedy) == len(sampled) == 12 and greedy != sampled
 

@@ -250,12 +250,12 @@ def test_training_writes_no_secret_down(canary, tiny, tmp_path, capfd):
     """Adapter, metrics, trajectories, trl's and transformers' own dumps, and the terminal."""
     import copy
 
+    from agenticrec_lite.agent.question import Question
+    from agenticrec_lite.nano.worlds import random_world
     from agenticrec_lite.policy import Policy, add_adapter
     from agenticrec_lite.rewards import listwise_reward
     from agenticrec_lite.runs import open_run
-    from agenticrec_lite.agent.question import Question
     from agenticrec_lite.training.grpo import ListwiseGRPOTrainer
-    from agenticrec_lite.nano.worlds import random_world
 
     settings = {"steps": 1, "tasks_per_step": 1, "group_size": 2, "micro_groups": 1, "learning_rate": 1e-3}
     agent = {"max_calls": 1, "max_turn_tokens": 8, "max_completion_tokens": 64, "batch_rows": 8, "merge": True}

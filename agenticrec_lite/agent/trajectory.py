@@ -1,8 +1,9 @@
 """The one trajectory type: produced once by the engine, read by rewards, training, mining, viewer and evaluation."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 
 OUTCOMES = ("answered", "bad_turn", "bad_answer", "over_budget", "length")
+TOKENS = ("prompt_ids", "completion_ids", "action_mask", "logprobs")  # fields with a value a token
 
 
 @dataclass
@@ -60,6 +61,6 @@ class Trajectory:
         return max((i + 1 for i, own in enumerate(self.action_mask) if not own), default=0)
 
     def row(self) -> dict:
-        """The part that goes to trajectories.jsonl: text, not tokens."""
-        hidden = {"prompt_ids", "completion_ids", "action_mask", "logprobs"}
-        return {key: value for key, value in asdict(self).items() if key not in hidden}
+        """The part that is logged in a run folder: text, not tokens."""
+        logged = [each.name for each in fields(self) if each.name not in TOKENS]
+        return {name: getattr(self, name) for name in logged} | {"steps": [asdict(step) for step in self.steps]}

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from agenticrec_lite.errors import UserError
+from agenticrec_lite.runs.files import check_replaceable
 
 MANIFEST = "sha256.json"
 HINT = "delete that folder or run `agenticrec fetch {name} --force`"
@@ -97,8 +98,13 @@ def unzip(content: bytes, algorithm: str, checksum: str, members: list[str]) -> 
 
 
 def install(files: dict[str, bytes], folder: Path) -> None:
-    """Writes all files beside `folder`, then renames: a reader sees the old folder, the new one, or none."""
+    """Writes all files beside `folder`, then renames: a reader sees the old folder, the new one, or none.
+
+    Raises:
+        UserError: the old folder holds a file that was not fetched.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
+    check_replaceable(folder, {MANIFEST, *files, *listed(folder)})
     manifest = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
         fresh = Path(scratch, "fresh")
@@ -108,6 +114,14 @@ def install(files: dict[str, bytes], folder: Path) -> None:
         if folder.exists():
             folder.rename(Path(scratch, "old"))
         fresh.rename(folder)
+
+
+def listed(folder: Path) -> set[str]:
+    """The files that a cached folder's manifest names; none where there is no manifest, or it is damaged."""
+    try:
+        return set(dict(json.loads((folder / MANIFEST).read_bytes())))
+    except (OSError, ValueError, TypeError):
+        return set()
 
 
 def check_cached(name: str, folder: Path) -> None:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import time
 import urllib.request
@@ -22,11 +23,13 @@ from agenticrec_lite.data.cache import (
     cache_folder,
     check_cached,
     first_of,
+    listed,
     sha256,
     usable_cache,
 )
 from agenticrec_lite.errors import UserError, first_line
 from agenticrec_lite.runs import replacing
+from agenticrec_lite.runs.files import remove, remove_leftovers
 
 AMAZON = {  # by our name: the category's name in the files
     "amazon-2023/CDs": "CDs_and_Vinyl", "amazon-2023/Instruments": "Musical_Instruments",
@@ -34,6 +37,7 @@ AMAZON = {  # by our name: the category's name in the files
 }
 HUB_REPOSITORY = "McAuley-Lab/Amazon-Reviews-2023"
 OFFICIAL_BASE = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023/raw"
+HUB_PARTS = "hub.part"  # the folder of what the hub's client has brought so far
 ATTEMPTS = 5
 PAUSE = 1.0  # seconds before the second attempt, then twice as long each time
 
@@ -69,10 +73,10 @@ def fetch_amazon(name: str, force: bool = False, sources: str | None = None) -> 
         folder.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(folder / ".lock", timeout=0):
-                if (folder / MANIFEST).exists() and not force:
+                if not force and any((folder / file).exists() for file in (MANIFEST, *_names(AMAZON[name]))):
                     check_cached(name, folder)
                 else:
-                    _install(first_of(known, name, sources), folder)
+                    _install(first_of(known, name, sources), folder, AMAZON[name])
         except Timeout:
             raise UserError(f"Another process is fetching {name} into {folder}; wait for it.") from None
     return folder
@@ -89,6 +93,11 @@ def _paths(category: str) -> list[str]:
     return [f"review_categories/{category}.jsonl", f"meta_categories/meta_{category}.jsonl"]
 
 
+def _names(category: str) -> list[str]:
+    """What the files of a category may be called in the cache: plain or gzip."""
+    return [f"{Path(path).name}{suffix}" for path in _paths(category) for suffix in ("", ".gz")]
+
+
 def _from_hub(category: str, folder: Path) -> dict[str, Path]:
     import huggingface_hub as hub  # takes a second
 
@@ -98,7 +107,7 @@ def _from_hub(category: str, folder: Path) -> dict[str, Path]:
         listed = {info.path: info for info in hub.HfApi().get_paths_info(HUB_REPOSITORY, names, repo_type="dataset")}
         _need_space(folder, sum(listed[name].size for name in names))
         for name in names:  # the client checks their sizes itself
-            path = Path(hub.hf_hub_download(HUB_REPOSITORY, name, repo_type="dataset", local_dir=folder / "hub.part"))
+            path = Path(hub.hf_hub_download(HUB_REPOSITORY, name, repo_type="dataset", local_dir=folder / HUB_PARTS))
             if listed[name].lfs and sha256(path) != listed[name].lfs.sha256:
                 path.unlink()
                 raise SourceFailed(f"{name} is not as {HUB_REPOSITORY} lists it")
@@ -126,15 +135,21 @@ def _from_official(category: str, folder: Path, base: str) -> dict[str, Path]:
     return files
 
 
-def _install(files: dict[str, Path], folder: Path) -> None:
-    """Moves whole files to their names; the manifest, which makes the folder count as fetched, comes last."""
+def _install(files: dict[str, Path], folder: Path, category: str) -> None:
+    """Moves whole files to their names, then writes the manifest, which makes the folder count as fetched.
+
+    Then it removes what an earlier fetch left: files that its manifest named, and parts. All else stays.
+    """
+    before = listed(folder).intersection(_names(category))
     manifest = {name: sha256(path) for name, path in files.items()}
     for name, path in files.items():
         os.replace(path, folder / name)
     with replacing(folder / MANIFEST) as temporary:
         temporary.write_text(json.dumps(manifest, indent=1))
-    for left_over in set(folder.iterdir()) - {folder / name for name in (*files, MANIFEST, ".lock")}:
-        shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
+    parts = [f"{name}.part" for name in _names(category)]
+    for name in {HUB_PARTS, *parts, *(f"{part}.json" for part in parts), *before} - set(files):
+        remove(folder / name)
+    remove_leftovers(folder, "|".join(map(re.escape, [MANIFEST, *(f"{part}.json" for part in parts)])))
 
 
 def _download(url: str, part: Path) -> None:

@@ -24,6 +24,7 @@ from agenticrec_lite.data.log import InteractionLog
 from agenticrec_lite.data.toystore_world import Step, World
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.runs import replacing
+from agenticrec_lite.runs.files import check_none
 
 NAME = "toystore"
 SHIPPED = Path(__file__).parents[2] / "data" / NAME
@@ -81,13 +82,26 @@ def generate(folder: Path | str, users: int = DEFAULT["users"], items: int = DEF
         users, items, types, seed: see `toystore_world.make_world` and `simulate`.
 
     Raises:
-        UserError: a setting is too small, or the folder cannot be written.
+        UserError: a setting is too small, the folder has a file of such a name that is not a toystore's, or it
+            cannot be written.
     """
     folder = Path(folder)
-    for name, content in store_files(users, items, types, seed).items():
+    files = store_files(users, items, types, seed)
+    if not _is_store(folder):  # what an interrupted attempt has left is the same again
+        there = [name for name in files if (folder / name).exists()]
+        check_none(folder, (name for name in there if (folder / name).read_bytes() != files[name]))
+    for name, content in files.items():
         with replacing(folder / name) as temporary:
             temporary.write_bytes(content)
     return folder
+
+
+def _is_store(folder: Path) -> bool:
+    """Whether a folder has a toystore's settings, so that the files beside them are its."""
+    try:
+        return json.loads((folder / TRUTH).read_bytes()).keys() == {*DEFAULT, "sha256"}
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def store_files(users: int, items: int, types: int, seed: int) -> dict[str, bytes]:

@@ -164,7 +164,7 @@ class Experiment:
         )  # fmt: skip
 
     def logged(self, stage: str, **wanted) -> list[dict]:
-        """Rows of trajectories.jsonl: a stage ("rta", "mining", "evaluate_rta", ...), narrowed by any other fields."""
+        """Logged trajectories of a stage ("rta", "mining", "evaluate_rta", ...), narrowed by any other fields."""
         rows = read_trajectories(self.run.folder, stage)
         return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
 

@@ -9,6 +9,7 @@ from agenticrec_lite.data import load_dataset
 from agenticrec_lite.experiment.experiment import Experiment
 from agenticrec_lite.policy import Policy, load_policy
 from agenticrec_lite.runs import open_run, read_config, read_result, settings_of
+from agenticrec_lite.runs.run import TRAJECTORIES
 
 RESULTS = Path(__file__).parents[2] / "data" / "results"
 SHIPPED = RESULTS / "nano-ml-100k" / "seed-0"  # its neighbours are other seeds
@@ -29,7 +30,7 @@ def borrow(run_dir: str | Path = SHIPPED) -> Experiment:
     read_result(run_dir)
     log = load_dataset(config["dataset"])
     copy = Path(tempfile.mkdtemp(prefix="agenticrec-"))
-    left_out = shutil.ignore_patterns(".*", "trajectories.jsonl", "notebooks")
+    left_out = shutil.ignore_patterns(".*", TRAJECTORIES, "notebooks")
     shutil.copytree(run_dir, copy, dirs_exist_ok=True, ignore=left_out)
     experiment = Experiment(log, settings_of(config), config["seed"], open_run(copy, config))
     weakref.finalize(experiment, shutil.rmtree, copy, ignore_errors=True)

@@ -8,6 +8,12 @@ import numpy as np
 CARD = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
 
 
+def has_card(folder: Path) -> bool:
+    """Whether nano's model card is in a folder, so that the files beside it are nano's."""
+    path = folder / "README.md"
+    return path.is_file() and path.read_bytes().startswith(CARD.partition("{")[0].encode())
+
+
 def write_log(path: Path, log: list[dict], every: int = 25) -> None:
     """Means over every 25 steps."""
     columns = ["action_ce", "observation_ce"]

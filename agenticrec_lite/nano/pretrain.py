@@ -1,6 +1,7 @@
 """Pre-training of nano on generated worlds: `agenticrec pretrain-nano`."""
 
 import json
+import re
 import tempfile
 import time
 from collections import defaultdict
@@ -21,13 +22,14 @@ from agenticrec_lite.agent.prompts import ChatFormat, task_prompt
 from agenticrec_lite.agent.scoring import pad, predictor_states
 from agenticrec_lite.agent.teacher import scripted_ranking, some_tools
 from agenticrec_lite.errors import UserError
-from agenticrec_lite.nano.card import write_card, write_log
+from agenticrec_lite.nano.card import has_card, write_card, write_log
 from agenticrec_lite.nano.exam import exam
 from agenticrec_lite.nano.lessons import CALLS, Batch, batch
 from agenticrec_lite.nano.muon import Muon
 from agenticrec_lite.nano.tokenizer import train_tokenizer
 from agenticrec_lite.nano.worlds import random_world
 from agenticrec_lite.runs import replacing
+from agenticrec_lite.runs.files import check_replaceable, remove_leftovers
 
 WORKERS = 2  # processes of one thread each: for matrices this small, twice as fast as one process of two threads
 UNFINISHED = "unfinished.safetensors"
@@ -118,16 +120,19 @@ def pretrain(out: str | Path, recipe: Recipe | None = None) -> Path:
     """Train nano from nothing and write it, its tokenizer, its training log and its model card.
 
     Args:
-        out: Folder for the checkpoint.
+        out: Folder for the checkpoint: a new or an empty one, or one that holds a nano, whole or unfinished.
         recipe: Everything that decides the result.
 
     Returns:
         The folder.
 
     Raises:
-        UserError: The folder cannot be made or written.
+        UserError: The folder holds other files than nano's, or cannot be made or written.
     """
     recipe, out = recipe or Recipe(), Path(out)
+    remove_leftovers(out, re.escape(UNFINISHED))
+    if not (out / UNFINISHED).exists() and not has_card(out):
+        check_replaceable(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out).close()  # rather now than after the first steps

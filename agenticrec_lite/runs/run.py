@@ -3,25 +3,25 @@
     runs/<name>/config.yaml         resolved: dataset, profile with all its settings, seed
                 state.json          finished stages with what each left behind; re-running skips them
                 metrics.csv         a row a training step; columns may appear as the run goes on
-                trajectories.jsonl  a row a trajectory
+                trajectories/       a file a stage, such as rta.jsonl, with a row a trajectory
                 checkpoints/        safetensors
                 result.json         the figures that tables and notebooks read
                 ranks.csv           a row a test task: its user, and the positive's rank under each method
 
-Every file but trajectories.jsonl is written whole or not at all. One process at a time writes to a folder;
+Every file but those of trajectories, which only grow, is written whole or not at all. One process at a time writes to a
+folder;
 the system frees its lock when that process ends, however it ends. Readers (`read_*`) need no lock. Of several processes
 that train together the first writes; the others keep the same record in memory.
 """
 
 import csv
-import json
-import os
 import platform
+import re
 import resource
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
@@ -37,6 +37,9 @@ from agenticrec_lite.runs.files import plain, replacing
 
 if TYPE_CHECKING:
     import pandas as pd
+
+WRITTEN = ("config.yaml", "state.json", "metrics.csv", "result.json", "ranks.csv")  # config.yaml before the others
+TRAJECTORIES = "trajectories"
 
 
 class Run(AbstractContextManager):
@@ -80,28 +83,22 @@ class Run(AbstractContextManager):
         self._metrics.append({key: "" if value is None else value for key, value in plain(row).items()})
         self._write_metrics()
 
-    def log_trajectories(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Add rows to trajectories.jsonl: all of them, or none if the disk is full."""
-        if not self._lock:
-            return
-        path, rows = self.folder / "trajectories.jsonl", list(rows)
-        before = path.stat().st_size if path.exists() else 0
-        try:
-            with open(path, "a", encoding="utf-8") as file:
-                file.writelines(json.dumps(plain(row), ensure_ascii=False) + "\n" for row in rows)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            with suppress(OSError):
-                os.truncate(path, before)
-            raise files.not_written(path, error) from error
+    def log_trajectories(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add rows of one stage to its file of trajectories: all of them, or none if the disk is full."""
+        if self._lock and rows:
+            (stage,) = {row["stage"] for row in rows}
+            files.append_lines(trajectories_of(self.folder, stage), rows)
 
     def logged_steps(self, stage: str) -> int:
-        """The last step before the first that metrics.csv or trajectories.jsonl lacks, 0 if there is none."""
+        """The last step that metrics.csv and the trajectories have, with all steps before it; 0 if there is none.
+
+        Of the trajectories only the first and the last row are read.
+        """
         measured = {int(float(row.get("step") or 0)) for row in self._metrics if row.get("stage") == stage}
-        rows = (row for _, row in files.read_lines(self.folder / "trajectories.jsonl"))
-        both = measured & {row.get("step") for row in rows if row.get("stage") == stage}
-        return next(step for step in count() if step + 1 not in both)
+        path = trajectories_of(self.folder, stage)
+        first = next((row.get("step") for row in files.read_lines(path)), None)
+        last = next((row.get("step") for _, row in files.rows_from_end(path)), 0) if first == 1 else 0
+        return min(last, next(step for step in count() if step + 1 not in measured))
 
     def rewind(self, stage: str, step: int = 0) -> None:
         """Forget the logged rows of `stage` from `step` on (step itself too), before a stage cut off repeats them."""
@@ -112,9 +109,7 @@ class Run(AbstractContextManager):
         self._metrics = [row for row in self._metrics if kept(row)]
         self._write_metrics()
         if self._lock:
-            log = self.folder / "trajectories.jsonl"
-            with replacing(log) as path, open(path, "w", encoding="utf-8") as file:
-                file.writelines(line for line, row in files.read_lines(log) if kept(row))
+            files.cut_lines(trajectories_of(self.folder, stage), step)
 
     def write_result(self, **fields: Any) -> None:
         """Set fields of result.json; the peak memory and the versions are kept up to date along with them."""
@@ -161,17 +156,20 @@ def open_run(folder: str | Path, config: Mapping[str, Any]) -> Run:
     """Create a run folder, or open the one that is there to go on with the same configuration.
 
     Args:
-        folder: e.g. runs/demo; made if missing. Files of others in it stay.
+        folder: e.g. runs/demo; made if missing. Other files in it stay, but a new run needs a folder without files of
+            a run's names.
         config: resolved configuration: dataset, profile (with all its settings), seed.
 
     Raises:
-        UserError: another process writes to the folder, its configuration differs, or it cannot be written.
+        UserError: another process writes to the folder, its configuration differs, it holds files of a run's names
+            but no config.yaml, or it cannot be written.
     """
     folder, config = Path(folder), plain(completed(config))
     if not processes.is_main():
         return Run(folder, config, None)
     try:
-        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        _check_ours(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         # A singleton: a notebook cell that is run again gets the lock which its own kernel already holds.
         lock = FileLock(folder / ".lock", is_singleton=True, thread_local=False)
         lock.acquire(timeout=0)
@@ -188,13 +186,25 @@ def open_run(folder: str | Path, config: Mapping[str, Any]) -> Run:
         raise UserError(f"Cannot open the run folder {folder}: {reason}; choose one that can be written.") from error
 
 
+def trajectories_of(folder: Path, stage: str) -> Path:
+    """The file of a stage's trajectories in a run folder."""
+    return folder / TRAJECTORIES / f"{stage}.jsonl"
+
+
+def _check_ours(folder: Path) -> None:
+    """A run writes its config.yaml first: where there is none, files of a run's names are somebody else's."""
+    others = [name for name in WRITTEN[1:] if (folder / name).exists()]
+    others += [f"{name}/" for name in ("checkpoints", TRAJECTORIES) if any(files.names_in(folder / name))]
+    if others and not (folder / "config.yaml").exists():
+        raise UserError(
+            f"Cannot open the run folder {folder}: it holds {others[0]}, but no config.yaml of a run; choose another "
+            "folder, or move that away."
+        )
+
+
 def _settle(folder: Path, config: dict[str, Any]) -> None:
     """Under the lock: clear what a killed process left half-written, and check or write the configuration."""
-    for left_over in [*folder.glob(".*.tmp"), *(folder / "checkpoints").rglob(".*.tmp")]:
-        files.remove(left_over)
-    log, path = folder / "trajectories.jsonl", folder / "config.yaml"
-    if log.exists():
-        os.truncate(log, log.read_bytes().rfind(b"\n") + 1)
+    path = folder / "config.yaml"
     if path.exists():
         old, new = _flat(read_config(folder)), _flat(config)
         differing = [key for key in old | new if old.get(key) != new.get(key)]
@@ -205,6 +215,12 @@ def _settle(folder: Path, config: dict[str, Any]) -> None:
         text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
         with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
+    files.remove_leftovers(folder, "|".join(map(re.escape, WRITTEN)))
+    checkpoints = folder / "checkpoints"
+    checkpoints.mkdir(exist_ok=True)
+    files.remove_leftovers(checkpoints, r"\w+")  # adapters, each a folder with its stage's name
+    for steps in checkpoints.glob("*_steps"):
+        files.remove_leftovers(steps, r"\d+\.safetensors")
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
@@ -238,13 +254,14 @@ def read_ranks(folder: str | Path) -> "pd.DataFrame":
 
 
 def read_trajectories(folder: str | Path, stage: str | None = None) -> Iterator[dict[str, Any]]:
-    """The rows of a run's trajectories.jsonl (of one stage, or all), in the order written.
+    """The logged trajectories of a run, a row each: of one stage in the order written, or stage after stage by name.
 
     Raises:
-        UserError: There is none.
+        UserError: The run has no trajectories, or a row is damaged.
     """
-    rows = (row for _, row in files.read_lines(_there(folder, "trajectories.jsonl")))
-    return (row for row in rows if stage in (None, row.get("stage")))
+    logged = _there(folder, TRAJECTORIES)
+    paths = sorted(logged.glob("*.jsonl")) if stage is None else [trajectories_of(Path(folder), stage)]
+    return (row for path in paths for row in files.read_lines(path))
 
 
 def peak_rss_mb() -> float:

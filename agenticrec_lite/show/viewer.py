@@ -1,6 +1,6 @@
 """Trajectories as HTML: what the policy wrote, what the environment answered, and what was trained.
 
-A view reads rows of `trajectories.jsonl`, or `Trajectory` objects with the same field names. It is one piece
+A view reads rows of `runs.read_trajectories`, or `Trajectory` objects with the same field names. It is one piece
 of HTML with its own scoped CSS: no script, no request, every piece of data escaped. Bidirectional, control and
 unseen characters, which escaping leaves alone, are spelled out: a hostile title cannot reorder the text around it.
 
@@ -56,7 +56,7 @@ def show_trajectory(row, title: str | None = None) -> View:
     """One trajectory, top to bottom.
 
     Args:
-        row: a row of `trajectories.jsonl`, or an object with its names as attributes; reward, advantage and
+        row: a row of `runs.read_trajectories`, or an object with its names as attributes; reward, advantage and
             positive may be missing or None (then no chip, no highlight).
         title: heading; the task id by default.
     """

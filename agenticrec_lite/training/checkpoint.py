@@ -1,8 +1,9 @@
 """Checkpoints of a training stage: one that is cut off goes on, bit for bit as if it had not been.
 
-    checkpoints/rta_steps/12.safetensors    after step 12: adapter, Adam's moments, schedule, random generators
+    checkpoints/rta_steps/12.safetensors    after step 12: adapter, Adam's moments, schedule, random generators,
+                                            in fp16 the scale of the loss
 
-One file a step, written whole, the last two kept; no pickles: tensors, and JSON in the header for all else.
+A file every so many steps, written whole, the last two kept; no pickles: tensors, and JSON in the header for all else.
 The order of the questions and the seeds of rollouts follow from the run's seed and the step, so they need no room.
 """
 
@@ -10,6 +11,7 @@ import hashlib
 import json
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +46,7 @@ class Checkpoints(TrainerCallback):
         for path in self._paths():
             try:
                 if int(path.stem) > logged:
-                    raise ValueError(f"metrics.csv and trajectories.jsonl have steps up to {logged} only")
+                    raise ValueError(f"metrics.csv and trajectories have steps up to {logged} only")
                 self._tensors, self._state = _read(path)
                 self.step = int(path.stem)
                 break
@@ -72,6 +74,8 @@ class Checkpoints(TrainerCallback):
         generators, state = _generators()
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in (tensors | generators).items()}
         state |= {"adam": optimizer["param_groups"], "schedule": trainer.lr_scheduler.state_dict()}
+        if trainer.accelerator.scaler:  # in fp16 on a GPU: the loss's scale, and when it last grew
+            state["scaler"] = trainer.accelerator.scaler.state_dict()
         text = json.dumps(state)
         with replacing(self.folder / f"{step}.safetensors") as temporary:
             save_file(tensors, temporary, {"state": text, "sha256": _checksum(text, tensors)})
@@ -79,15 +83,14 @@ class Checkpoints(TrainerCallback):
             path.unlink()
 
     def _paths(self) -> list[Path]:
-        """The checkpoints, latest first."""
-        return sorted(self.folder.glob("*.safetensors"), key=lambda path: int(path.stem), reverse=True)
+        return _checkpoints(self.folder)
 
     def clear(self) -> None:
         """Remove them all: the stage is done."""
-        remove(self.folder)
+        _clear(self.folder)
 
     def on_train_begin(self, args, state, control, model=None, optimizer=None, lr_scheduler=None, **_) -> None:
-        """Put the step, adapter, Adam's moments and schedule in place."""
+        """Put the step, adapter, Adam's moments, schedule and the loss's scale in place."""
         if not self.step:
             return
         state.global_step = self.step
@@ -99,6 +102,8 @@ class Checkpoints(TrainerCallback):
             moments.setdefault(int(i), {})[key] = tensor
         optimizer.load_state_dict({"state": moments, "param_groups": self._state["adam"]})
         lr_scheduler.load_state_dict(self._state["schedule"])
+        if "scaler" in self._state and optimizer.scaler:  # accelerate's optimizer has it
+            optimizer.scaler.load_state_dict(self._state["scaler"])
 
     def on_step_begin(self, args, state, control, **_) -> None:
         """The generators last: the data loader has drawn from them since the training began."""
@@ -133,10 +138,24 @@ def check_resumed(run: Run, stages: Sequence[str]) -> None:
         processes.say(f"Warning: the run began with {began} and goes on with {now}: another way than bit for bit.")
     run.write_result(computed_with=began)
     for stage in filter(run.done, stages):
-        remove(run.checkpoints / f"{stage}_steps")
+        _clear(run.checkpoints / f"{stage}_steps")
         if not run.logged_steps(stage):
-            lost = "metrics.csv or trajectories.jsonl has lost the steps"
+            lost = "metrics.csv or trajectories/ has lost the steps"
             processes.say(f"Warning: {lost} of {stage}; its results stand.")
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, latest first."""
+    found = [path for path in folder.glob("*.safetensors") if path.stem.isdecimal()]
+    return sorted(found, key=lambda path: int(path.stem), reverse=True)
+
+
+def _clear(folder: Path) -> None:
+    """Remove the checkpoints, and their folder unless it holds anything else."""
+    for path in _checkpoints(folder):
+        path.unlink()
+    with suppress(OSError):  # not there, or not empty
+        folder.rmdir()
 
 
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict]:

@@ -215,6 +215,7 @@ class ListwiseGRPOTrainer(GRPOTrainer):
         }
         row |= {"grad_norm": logs["grad_norm"], "learning_rate": logs.get("learning_rate")}
         row |= {"skipped": 1} if self.skipped else {}
+        row |= {"loss_scale": scaler.get_scale()} if (scaler := self.accelerator.scaler) else {}  # fp16 on a GPU
         row |= {"seconds_rollout": self.seconds_rollout, "seconds_update": time.monotonic() - self.update_started}
         self.history.append(row)
         self.bar.update()
@@ -228,7 +229,9 @@ class ListwiseGRPOTrainer(GRPOTrainer):
             )
         if self.watch:
             self.watch(self.history)
-        if [row.get("skipped") for row in self.history[-MOST_SKIPPED:]] == [1] * MOST_SKIPPED:
+        # In fp16 the scale of the loss begins high and halves in each such step: only below 1 is that a fault.
+        spoilt = [row.get("skipped") == 1 and row.get("loss_scale", 0) < 1 for row in self.history[-MOST_SKIPPED:]]
+        if spoilt == [True] * MOST_SKIPPED:
             raise UserError(
                 f"The last {MOST_SKIPPED} steps of {self.stage} moved nothing: rewards or gradient were not finite; "
                 f"begin in another folder with a smaller {self.stage}.learning_rate or policy.dtype float32."

@@ -1,4 +1,4 @@
-"""What is logged of a training step: a row of metrics.csv, and rows of trajectories.jsonl."""
+"""What is logged of a training step: a row of metrics.csv, and a row a trajectory."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -46,7 +46,7 @@ def step_metrics(trajectories: Sequence[Trajectory], group_size: int, tools: Col
 def trajectory_rows(
     trajectories: Sequence[Trajectory], questions: Mapping[str, Question], stage: str, step: int, seed: int
 ) -> list[dict]:
-    """Rows of trajectories.jsonl."""
+    """Rows for `Run.log_trajectories`, which writes them into the run folder."""
     return [
         {"step": step, "stage": stage, "seed": seed, **t.row()}
         | {"candidates": questions[t.task_id].candidates, "positive": questions[t.task_id].right}
