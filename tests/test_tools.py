@@ -109,7 +109,8 @@ def test_a_neighbour_shares_something(small_shop):
 def test_what_nobody_took_together_has_no_neighbours(small_shop):
     context = asked(small_shop, [3], [1, 2, 4])
     assert call_tool("get_similar_items", {}, context) == (
-        "Similar to the history: nothing known.\nCandidates by similar items: nothing tells them apart.")
+        "Similar to the history: nothing known.\nCandidates by similar items: nothing tells them apart."
+    )
     assert call_tool("get_similar_users", {}, context).startswith("Similar users took: T3.\n")  # user 2, and no other
 
 
@@ -117,7 +118,8 @@ def test_what_nobody_took_together_has_no_neighbours(small_shop):
 def test_of_an_unknown_history_nothing_is_known(small_shop, history):
     context = asked(small_shop, history, [0, 1, 2])
     assert call_tool("get_similar_users", {}, context) == (
-        "Similar users took: nothing known.\nCandidates by similar users: nothing tells them apart.")
+        "Similar users took: nothing known.\nCandidates by similar users: nothing tells them apart."
+    )
     assert "to the history: nothing known.\n" in call_tool("get_similar_items", {}, context)
     assert context.collaborative.votes()[0].tolist() == [] and context.collaborative.votes()[1].tolist() == [0, 0, 0]
 
