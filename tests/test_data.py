@@ -1,5 +1,6 @@
 """Logs, the split in time, and ranking tasks."""
 
+import hashlib
 import time
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from agenticrec_lite.data import build_tasks, load_dataset, make_log, temporal_split
+from agenticrec_lite.data import log as data_log
 from agenticrec_lite.errors import UserError
 
 COLUMNS = ["user_id", "item_id", "rating", "timestamp"]
@@ -90,8 +92,8 @@ def test_tasks_depend_on_seed_part_and_row_only():
     log = long_log()
     split = temporal_split(log)
     every = build_tasks(log, split, "test", None, 7, n_candidates=3)
-    assert build_tasks(log, split, "test", 10, 7, n_candidates=3) == every[:10]
-    assert build_tasks(log, split, "test", 10**6, 7, n_candidates=3) == every
+    assert list(build_tasks(log, split, "test", 10, 7, n_candidates=3)) == every[:10]
+    assert list(build_tasks(log, split, "test", 10**6, 7, n_candidates=3)) == list(every)
     other = build_tasks(log, split, "test", None, 8, n_candidates=3)
     assert [task.task_id for task in other] != [task.task_id for task in every]
     by_id = {task.task_id: task for task in other}
@@ -217,6 +219,46 @@ def test_the_digest_is_of_the_documented_lines():
     # printf 'u1\ti1\t3\t10\nu1\ti2\tnan\t20\n' | sha256sum
     log = log_of([(1, 2, np.nan, 20), (1, 1, 3.0, 10)])
     assert log.digest() == "fc57161fd308f042fccbcc3640a6e43cceaa94f5d84bfe5a5d7feb15ea707d0d"
+
+
+def described(ids):
+    return pd.DataFrame({"item_id": ids, "title": ids, "categories": [()] * len(ids), "price": np.nan, "year": np.nan})
+
+
+IDS = st.text(st.sampled_from("ab\x01\t ~é"), min_size=1, max_size=3).filter(str.strip)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.tuples(IDS, IDS, RATING, st.sampled_from([9, 10, 100, -5])), min_size=1, max_size=30),
+       st.integers(1, 8))
+def test_the_digest_in_parts_is_that_of_all_lines_sorted(rows, at_a_time):
+    frame = pd.DataFrame(rows, columns=COLUMNS)
+    log = make_log("made-up", frame, described(sorted(set(frame["item_id"]))))
+    lines = sorted(f"{user}\t{item}\t{rating:g}\t{second}\n" for user, item, rating, second in rows)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data_log, "DIGEST_ROWS", at_a_time)
+        assert log.digest() == hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def test_the_fingerprint_is_of_the_digest_and_the_items():
+    log = log_of([(1, 2, np.nan, 20), (1, 1, 3.0, 10)])
+    items = "\n".join(map(repr, log.items.itertuples(index=False, name=None)))
+    assert log.fingerprint() == hashlib.sha256(f"{log.digest()}\n{items}".encode()).hexdigest()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(IDS, IDS, RATING, st.integers(0, 12)), min_size=1, max_size=30))
+def test_rows_are_in_the_order_of_time_then_hash_then_rating(rows):
+    """Only tied rows are hashed, yet the order is as if all were."""
+    frame = pd.DataFrame(rows, columns=COLUMNS)
+    log = make_log("made-up", frame, described(sorted(set(frame["item_id"]))))
+    hashes = [data_log._tie_hash(user, item) for user, item in zip(frame["user_id"], frame["item_id"], strict=True)]
+    order = np.lexsort((frame["rating"], np.array(hashes, dtype=np.uint64), frame["timestamp"]))
+    expected = frame.iloc[order]
+    assert log.user_ids.tolist() == sorted(set(frame["user_id"]))
+    assert log.user_ids[log.interactions["user"]].tolist() == expected["user_id"].tolist()
+    assert log.items["item_id"].to_numpy()[log.interactions["item"]].tolist() == expected["item_id"].tolist()
+    np.testing.assert_array_equal(log.interactions["rating"], expected["rating"])
 
 
 GOOD = pd.DataFrame([("u", "i", 3.0, 10)], columns=COLUMNS)

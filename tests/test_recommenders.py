@@ -8,11 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from agenticrec_lite.data import build_tasks, load_dataset, temporal_split
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.evaluation.metrics import ndcg, ranks_from_scores
-from agenticrec_lite.recommenders import Caser, GRU4Rec, ItemKNN, Popularity, SASRec, sequential
+from agenticrec_lite.recommenders import Caser, GRU4Rec, ItemKNN, Popularity, SASRec, itemknn, sequential
 
 N_ITEMS = 14  # codes 12 and 13 are never taken
 CYCLE = 12
@@ -91,6 +92,24 @@ def test_itemknn_is_the_cosine_of_user_columns(sequences, history):
     np.testing.assert_allclose(model.score([history], [range(10)])[0], expected, atol=1e-5)
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 7), max_size=8), min_size=1, max_size=12).filter(any), st.integers(1, 5),
+       st.integers(1, 60))
+def test_a_large_catalogue_keeps_the_nearest_items(sequences, k, block):
+    """The k largest cosines of each item, of equal ones the smallest codes, however the matrix is cut."""
+    every = ItemKNN().fit(frame(sequences), 10).similarity
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(itemknn, "ALL_NEIGHBOURS", 5)
+        patch.setattr(itemknn, "BLOCK", block)
+        model = ItemKNN(k).fit(frame(sequences), 10)
+    for item in range(10):
+        nearest = np.argsort(-every[:, item], kind="stable")[:k]
+        nearest = np.sort(nearest[every[nearest, item] > 0])
+        neighbours, cosines = model.column(item)
+        assert neighbours.tolist() == nearest.tolist()
+        np.testing.assert_array_equal(cosines, every[nearest, item])
+
+
 @NETWORKS
 def test_a_network_learns_an_order_that_popularity_cannot_see(fitted, name):
     histories = [[(start + step) % CYCLE for step in range(length)] for start in range(CYCLE)
@@ -153,11 +172,38 @@ def test_the_loss_is_the_cross_entropy_of_the_next_item(fitted, name):
     assert model.network.loss(torch.tensor([items])).item() == pytest.approx(by_hand, rel=1e-4)
 
 
+def windows_of(interactions, n_items, length, rng):
+    sequences = sequential._Sequences(interactions, n_items)
+    return sequences.windows(sequences.cut(length, rng), length)
+
+
+def windows_user_by_user(interactions, n_items, length, rng):
+    """The same, said plainly; shipped results were made with these draws."""
+    windows = []
+    for _, items in interactions.groupby("user")["item"]:
+        offset = int(rng.integers(1, length + 1)) if len(items) > length + 1 else length
+        starts = [0, *range(offset, len(items) - 1, length)]
+        ends = [offset + 1, *(start + length + 1 for start in starts[1:])]
+        windows += [items.to_numpy()[start:end] for start, end in zip(starts, ends, strict=True)]
+    windows = [np.append(w, np.full(length + 1 - len(w), n_items)) for w in windows if len(w) > 1]
+    return rng.permutation(np.array(windows, dtype=np.int64).reshape(-1, length + 1))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=6).filter(any), st.integers(1, 9), st.integers(0, 5))
+def test_windows_are_those_of_a_loop_over_users(lengths, length, seed):
+    table = frame([list(range(100 * user, 100 * user + n)) for user, n in enumerate(lengths)])
+    ours, plain = np.random.default_rng(seed), np.random.default_rng(seed)
+    for _ in range(2):
+        expected = windows_user_by_user(table, 999, length, plain)
+        np.testing.assert_array_equal(windows_of(table, 999, length, ours), expected)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.integers(1, 9), st.integers(0, 5))
 def test_windows_hold_every_next_item_once(lengths, length, seed):
     sequences = [list(range(100 * user, 100 * user + n)) for user, n in enumerate(lengths)]
-    windows = sequential._windows(frame(sequences), 999, length, np.random.default_rng(seed))
+    windows = windows_of(frame(sequences), 999, length, np.random.default_rng(seed))
     steps = [(a, b) for window in windows for a, b in pairwise(window.tolist()) if b != 999]
     assert sorted(steps) == sorted(step for items in sequences for step in pairwise(items))
     assert windows.shape[1] == length + 1
@@ -166,7 +212,7 @@ def test_windows_hold_every_next_item_once(lengths, length, seed):
 
 def test_the_first_cut_is_elsewhere_each_epoch():
     rng = np.random.default_rng(0)
-    epochs = [sequential._windows(frame([range(30)]), 99, 5, rng) for _ in range(40)]
+    epochs = [windows_of(frame([range(30)]), 99, 5, rng) for _ in range(40)]
     assert len({tuple(window) for windows in epochs for window in windows if window[0] == 0}) == 5
 
 
@@ -195,6 +241,49 @@ def test_many_histories_are_scored_like_few(fitted):
     scores = fitted["SASRec"].score(histories, [range(CYCLE)] * 1100)
     last = fitted["SASRec"].score(histories[-1:], [range(CYCLE)])
     np.testing.assert_allclose(scores[-1:], last, atol=1e-4)
+
+
+def test_a_sum_over_drawn_items_is_that_over_all_items(fitted):
+    """Loss and gradient; the target itself is not drawn, or it would count twice."""
+    network = fitted["SASRec"].network
+    torch.manual_seed(0)
+    states, targets = torch.randn(30, 16), torch.randint(CYCLE, (30,))
+    exact = F.cross_entropy(states @ network.output.T, targets)
+    drawn = network.sampled_loss(states, targets, 400_000)
+    assert drawn.item() == pytest.approx(exact.item(), abs=0.01)
+    expected, found = (torch.autograd.grad(loss, network.items.weight)[0] for loss in (exact, drawn))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.02 * expected.abs().max().item())
+
+
+@NETWORKS
+def test_a_large_catalogue_is_learnt_from_drawn_items(name, monkeypatch):
+    monkeypatch.setattr(sequential, "FULL_SOFTMAX", 5)
+    monkeypatch.setattr(sequential.F, "cross_entropy", seen_shapes := ShapesOf(F.cross_entropy))
+    model = small({"GRU4Rec": GRU4Rec, "Caser": Caser, "SASRec": SASRec}[name]).fit(cyclic(), N_ITEMS)
+    assert {shape[1] for shape in seen_shapes.found} == {1 + sequential.N_SAMPLED}
+    histories = [[(start + step) % CYCLE for step in range(7)] for start in range(CYCLE)]
+    scores = model.score(histories, [range(CYCLE)] * CYCLE)
+    assert (scores.argmax(1) == [(history[-1] + 1) % CYCLE for history in histories]).mean() > 0.9
+    assert {parameter.device.type for parameter in model.network.parameters()} == {"cpu"}
+
+
+class ShapesOf:
+    """A function that remembers the shapes of its first argument."""
+
+    def __init__(self, function):
+        self.function, self.found = function, []
+
+    def __call__(self, first, *others):
+        self.found.append(first.shape)
+        return self.function(first, *others)
+
+
+def test_another_fit_gives_other_embeddings():
+    """They are kept once made, but not beyond the next fit."""
+    model = small(SASRec, 1)
+    first = model.fit(cyclic(), N_ITEMS, 0).item_embeddings
+    assert model.item_embeddings is first
+    assert not np.array_equal(model.fit(cyclic(), N_ITEMS, 1).item_embeddings, first)
 
 
 def test_gru4rec_follows_the_equations_of_its_gates(fitted):

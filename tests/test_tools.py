@@ -3,12 +3,17 @@
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agenticrec_lite.data import make_log
+from agenticrec_lite.data.tasks import RankingTask
+from agenticrec_lite.recommenders import Popularity
 from agenticrec_lite.tools import TOOLS, ItemCard, TaskContext, call_tool, schema
 from agenticrec_lite.tools.text import escape, ordered_candidates, shown_scores, standardise
+from agenticrec_lite.tools.toolbox import Toolbox
 
 PAPER = {
     "get_user_profile": [],
@@ -63,6 +68,75 @@ def test_collaborative_tools_order_all_candidates(context, name):
 def test_similar_items_takes_one_item_or_the_whole_history(context):
     assert "by similarity to h2: 2:99" in call_tool("get_similar_items", {"item_title": "Alien"}, context)
     assert "by similar items: 1:" in call_tool("get_similar_items", {}, context)
+
+
+class NoEmbeddings(Popularity):
+    """A sequential recommender that knows nothing but counts."""
+
+    def fit(self, interactions, n_items, seed=0):
+        self.item_embeddings = np.zeros((n_items, 2), dtype=np.float32)
+        return super().fit(interactions, n_items)
+
+
+@pytest.fixture
+def small_shop():
+    """Two fitted users of two items each, and one of one item: (0, 1), (1, 2), (3). Nobody took 4, 5, 6."""
+    rows = [("u0", 0, 10), ("u0", 1, 20), ("u1", 1, 30), ("u1", 2, 40), ("u2", 3, 50)]
+    table = pd.DataFrame([(user, f"i{item}", np.nan, second) for user, item, second in rows],
+                         columns=["user_id", "item_id", "rating", "timestamp"])  # fmt: skip
+    items = pd.DataFrame({"item_id": [f"i{k}" for k in range(7)], "title": [f"T{k}" for k in range(7)],
+                          "categories": [()] * 7, "price": np.nan, "year": np.nan})  # fmt: skip
+    return Toolbox.fit(make_log("shop", table, items), slice(0, 5), sequential=NoEmbeddings())
+
+
+def asked(box, history, candidates):
+    ratings = (np.nan,) * len(history)
+    return box.contexts([RankingTask("test-0", 0, tuple(history), ratings, tuple(candidates), 1, 99)])[0]
+
+
+def test_a_neighbour_shares_something(small_shop):
+    """Of item 0 only item 1 was ever taken too, by user 0 alone; nobody fills the empty places."""
+    context = asked(small_shop, [0], [1, 2, 3, 4])
+    nearest, votes = context.collaborative.votes()
+    assert nearest.tolist() == [0]
+    np.testing.assert_allclose(votes, [np.float32(1 / np.sqrt(2)) / np.sqrt(2), 0, 0, 0], rtol=1e-6)
+    assert call_tool("get_similar_users", {}, context).startswith("Similar users took: T1.\n")
+    items = call_tool("get_similar_items", {}, context).splitlines()
+    assert items[0] == "Similar to the history: T1."
+    assert items[1].startswith("Candidates by similar items: 1:76, 2:41, 3:41, 4:41")
+
+
+def test_what_nobody_took_together_has_no_neighbours(small_shop):
+    context = asked(small_shop, [3], [1, 2, 4])
+    assert call_tool("get_similar_items", {}, context) == (
+        "Similar to the history: nothing known.\nCandidates by similar items: nothing tells them apart."
+    )
+    assert call_tool("get_similar_users", {}, context).startswith("Similar users took: T3.\n")  # user 2, and no other
+
+
+@pytest.mark.parametrize("history", [[4], [5, 6], []])
+def test_of_an_unknown_history_nothing_is_known(small_shop, history):
+    context = asked(small_shop, history, [0, 1, 2])
+    assert call_tool("get_similar_users", {}, context) == (
+        "Similar users took: nothing known.\nCandidates by similar users: nothing tells them apart."
+    )
+    assert "to the history: nothing known.\n" in call_tool("get_similar_items", {}, context)
+    assert context.collaborative.votes()[0].tolist() == [] and context.collaborative.votes()[1].tolist() == [0, 0, 0]
+
+
+def test_a_candidate_that_nobody_took_is_similar_to_nothing(small_shop):
+    said = call_tool("get_similar_items", {"item_title": "4"}, asked(small_shop, [0, 1], [1, 2, 3, 6]))
+    assert said == "Similar to 4: nothing known.\nCandidates by similarity to 4: nothing tells them apart."
+
+
+def test_cards_are_made_when_they_are_asked_for(small_shop):
+    cards = small_shop.cards
+    assert len(cards) == 7 and [card.title for card in cards] == [f"T{k}" for k in range(7)]
+    assert [card.count for card in cards[:4]] == [1, 2, 1, 1]
+    assert cards[-1] == cards[6] and cards[6].popularity == int(100 / 7)
+    assert cards[1] == ItemCard("T1", (), None, None, None, 99, 2, 1)
+    with pytest.raises(IndexError):
+        cards[7]
 
 
 def test_groups_and_behaviour(context):

@@ -12,6 +12,7 @@ from agenticrec_lite.errors import UserError
 
 INTERACTION_COLUMNS = ["user_id", "item_id", "rating", "timestamp"]
 ITEM_COLUMNS = ["item_id", "title", "categories", "price", "year"]
+DIGEST_ROWS = 500_000  # rows whose lines are in memory at a time while they are hashed
 LATEST_SECOND = 10**11  # year 5138; a larger timestamp is in milliseconds
 
 
@@ -52,18 +53,44 @@ class InteractionLog:
         return ~pd.Series(pairs).duplicated().to_numpy()
 
     def digest(self) -> str:
-        """sha256 (hex) of the set of interactions, whatever file they came from and in whatever order."""
-        columns = self.interactions
-        users = self.user_ids[columns["user"].to_numpy()]
-        items = self.items["item_id"].to_numpy(dtype=object)[columns["item"].to_numpy()]
-        rows = zip(users, items, columns["rating"].tolist(), columns["timestamp"].tolist(), strict=True)
-        lines = sorted(f"{user}\t{item}\t{rating:g}\t{timestamp}\n" for user, item, rating, timestamp in rows)
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
+        """sha256 (hex) of the set of interactions, whatever file they came from and in whatever order.
+
+        It is taken of their lines `user_id, item_id, rating, timestamp`, with tabs between, sorted as text.
+        """
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        found = hashlib.sha256()
+        for rows in self._rows_by_text():
+            columns = self.interactions.iloc[rows]
+            users = self.user_ids[columns["user"].to_numpy()]
+            items = self.items["item_id"].to_numpy(dtype=object)[columns["item"].to_numpy()]
+            rows = zip(users, items, columns["rating"].tolist(), columns["timestamp"].tolist(), strict=True)
+            lines = sorted(f"{user}\t{item}\t{rating:g}\t{timestamp}\n" for user, item, rating, timestamp in rows)
+            found.update("".join(lines).encode())
+        return found.hexdigest()
+
+    def _rows_by_text(self) -> list[np.ndarray]:
+        """Row numbers in groups, such that all lines of a group come before those of the next when sorted as text."""
+        users, items = (self.interactions[name].to_numpy() for name in ("user", "item"))
+        order = np.lexsort((_ranks(self.items["item_id"])[items], _ranks(self.user_ids)[users]))
+        if any("\t" in user for user in self.user_ids):  # the lines of two users may then be mixed
+            return [order]
+        new_user = np.flatnonzero(np.diff(users[order])) + 1
+        cuts = np.searchsorted(new_user, np.arange(DIGEST_ROWS, len(order), DIGEST_ROWS))
+        return np.split(order, np.unique(new_user[cuts[cuts < len(new_user)]]))
 
     def fingerprint(self) -> str:
         """sha256 (hex) of `digest` and of the item table: whether files still hold what a run began with."""
-        items = "\n".join(map(repr, self.items.itertuples(index=False, name=None)))
-        return hashlib.sha256(f"{self.digest()}\n{items}".encode()).hexdigest()
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        found = hashlib.sha256(self.digest().encode())
+        for item in self.items.itertuples(index=False, name=None):
+            found.update(f"\n{item!r}".encode())
+        return found.hexdigest()
 
 
 def make_log(name: str, interactions: pd.DataFrame, items: pd.DataFrame) -> InteractionLog:
@@ -87,7 +114,8 @@ def make_log(name: str, interactions: pd.DataFrame, items: pd.DataFrame) -> Inte
     _check_table(name, "items", items, ITEM_COLUMNS, ("item_id", "title"))
     items = _clean_items(name, items)
     users = interactions["user_id"].astype(str).to_numpy(dtype=object)
-    user_ids, user_codes = np.unique(users, return_inverse=True)
+    user_codes, user_ids = pd.factorize(users)
+    user_codes, user_ids = np.argsort(np.argsort(user_ids))[user_codes], np.sort(user_ids)
     item_ids = interactions["item_id"].astype(str)
     item_codes = pd.Index(items["item_id"]).get_indexer(item_ids)
     if (item_codes < 0).any():
@@ -100,8 +128,10 @@ def make_log(name: str, interactions: pd.DataFrame, items: pd.DataFrame) -> Inte
         "rating": _numbers(name, interactions["rating"]).astype(np.float32),
         "timestamp": _seconds(name, interactions["timestamp"]),
     })
-    hashes = [_tie_hash(user_ids[user], item) for user, item in zip(user_codes, item_ids, strict=True)]
-    order = np.lexsort((coded["rating"], np.array(hashes, dtype=np.uint64), coded["timestamp"]))
+    tied = coded["timestamp"].duplicated(keep=False).to_numpy()  # only they need a hash
+    hashes = np.zeros(len(coded), dtype=np.uint64)
+    hashes[tied] = [_tie_hash(user, item) for user, item in zip(users[tied], item_ids[tied], strict=True)]
+    order = np.lexsort((coded["rating"], hashes, coded["timestamp"]))
     return InteractionLog(name, coded.iloc[order].reset_index(drop=True), items, user_ids)
 
 
@@ -113,7 +143,9 @@ def _check_table(name: str, what: str, table: pd.DataFrame, wanted: Sequence[str
     if table.empty:
         raise UserError(f"{name}: the {what} table is empty; give at least one row.")
     for column in filled:
-        empty = table[column].isna() | (table[column].astype(str).str.strip() == "")
+        empty = table[column].isna()
+        if not pd.api.types.is_numeric_dtype(table[column]):
+            empty |= table[column].astype(str).str.strip() == ""
         if empty.any():
             raise UserError(f"{name}: {column} is empty in row {int(np.argmax(empty))} of the {what}; fill or remove "
                             "the row.")
@@ -159,6 +191,11 @@ def _seconds(name: str, column: pd.Series) -> np.ndarray:
         raise UserError(f"{name}: timestamp {str(column.iloc[row])!r} in row {row} of the interactions is neither a "
                         "number nor a date like 2023-01-31; mend it.")
     return numbers.to_numpy(dtype=np.int64)
+
+
+def _ranks(ids: Sequence[str]) -> np.ndarray:
+    """The place of each id among all, sorted as text with a tab behind each [n]."""
+    return np.argsort(np.argsort(np.array([f"{each}\t" for each in ids], dtype=object), kind="stable"))
 
 
 def _tie_hash(user_id: str, item_id: str) -> int:

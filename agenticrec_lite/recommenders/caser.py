@@ -44,7 +44,7 @@ class CaserNetwork(SequenceNetwork):
         vertical = self.vertical(padded.unfold(2, self.last, 1)).permute(0, 3, 1, 2).flatten(1, 2)
         features = torch.cat([*horizontal, vertical], 1).transpose(1, 2)
         z = self.joined(self.dropout(features)).relu()
-        user = embedded.cumsum(1) / torch.arange(1, sequences.shape[1] + 1)[:, None]
+        user = embedded.cumsum(1) / torch.arange(1, sequences.shape[1] + 1, device=embedded.device)[:, None]
         return torch.cat([z, user], 2)
 
 

@@ -5,7 +5,7 @@ evidence could not reach the answer; ordering the candidates as well is our devi
 """
 
 from agenticrec_lite.tools.context import Evidence, TaskContext, label
-from agenticrec_lite.tools.text import escape, ordered_candidates
+from agenticrec_lite.tools.text import escape, ordered_candidates, standardise
 
 
 def get_similar_users(context: TaskContext) -> str:
@@ -27,4 +27,6 @@ def get_similar_items(context: TaskContext, item_title: str | None = None) -> st
 
 def _shown(context: TaskContext, intro: str, source: str, evidence: Evidence) -> str:
     titles = "; ".join(escape(title, 40) for title in evidence.neighbours[: context.neighbours])
-    return f"{intro}: {titles or 'nothing known'}.\nCandidates by {source}: {ordered_candidates(evidence.scores)}"
+    known = standardise(evidence.scores).any()
+    candidates = ordered_candidates(evidence.scores) if known else "nothing tells them apart."
+    return f"{intro}: {titles or 'nothing known'}.\nCandidates by {source}: {candidates}"

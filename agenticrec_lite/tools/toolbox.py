@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import overload
 
 import numpy as np
 import pandas as pd
@@ -11,11 +12,13 @@ from scipy import sparse
 from agenticrec_lite.data.log import InteractionLog
 from agenticrec_lite.data.tasks import RankingTask
 from agenticrec_lite.recommenders import RECOMMENDERS, ItemKNN, Popularity, Recommender, SASRec
+from agenticrec_lite.recommenders.itemknn import column_of, look_up
 from agenticrec_lite.recommenders.sequential import SequentialRecommender
 from agenticrec_lite.tools.context import Evidence, ItemCard, TaskContext
 from agenticrec_lite.tools.text import standardise
 
 N_NEIGHBOURS = 100  # users whose items vote
+NOBODY = np.empty(0, dtype=np.int32)
 # Weights of the weaker part of each tool's evidence, chosen on ml-100k's validation tasks.
 VOTES = 0.5
 EMBEDDING = 0.5
@@ -26,7 +29,7 @@ class Toolbox:
     """Everything the tools know, fitted on interactions before the tasks they serve.
 
     Attributes:
-        cards: What is shown of each item, by item code.
+        cards: What is shown of each item, by item code; each card is made when it is asked for.
         past: The interactions that all of it was fitted on.
         popularity, itemknn: Fitted recommenders; baselines use the same objects.
         sequential: What the sequential recommender is, SASRec by default.
@@ -35,11 +38,11 @@ class Toolbox:
         vote_weight: Of the neighbours' votes beside SASRec's score.
     """
 
-    cards: list[ItemCard]
+    cards: Sequence[ItemCard]
     popularity: Popularity
     itemknn: ItemKNN
     sequential: SequentialRecommender
-    latest: list[int]
+    latest: np.ndarray
     neighbours: int = 3
     vote_weight: float = VOTES
     past: pd.DataFrame | None = None
@@ -62,8 +65,8 @@ class Toolbox:
         past = log.interactions.iloc[rows]
         popularity, itemknn = Popularity().fit(past, log.n_items), ItemKNN().fit(past, log.n_items)
         sequential = (sequential or SASRec()).fit(past, log.n_items, seed)
-        latest = past.groupby("user")["item"].last().tolist()
-        return cls(item_cards(log, past), popularity, itemknn, sequential, latest, neighbours, vote_weight, past)
+        latest = past.groupby("user")["item"].last().to_numpy()
+        return cls(ItemCards(log, past), popularity, itemknn, sequential, latest, neighbours, vote_weight, past)
 
     @property
     def recommenders(self) -> dict[str, Recommender]:
@@ -93,8 +96,12 @@ class Toolbox:
 
     @cached_property
     def item_vectors(self) -> np.ndarray:
-        """Unit-length SASRec embedding of each item [n_items, d]."""
+        """Unit-length embedding of each item [n_items, d]: made when asked for, and for small catalogues only."""
         return unit_length(self.sequential.item_embeddings)
+
+    def vectors(self, items: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Unit-length embeddings of some items [I, d]."""
+        return unit_length(self.sequential.item_embeddings[np.asarray(items, dtype=int)])
 
     def contexts(self, tasks: Sequence[RankingTask]) -> list[TaskContext]:
         """The context of each task, from its given history alone (the user need not be known)."""
@@ -132,49 +139,66 @@ class FittedCollaborative:
     def votes(self) -> tuple[np.ndarray, np.ndarray]:
         """The nearest users, nearest first, and their votes for each candidate [C].
 
-        Neighbours are those who took the history's items (cosine of 0/1 rows, as in user-based collaborative
+        Neighbours are those who took some of the history's items (cosine of 0/1 rows, as in user-based collaborative
         filtering) and not those with a similar SASRec state: that would be SASRec's evidence once more. A vote weighs
         as much as its user is similar, and is divided by the square root of the item's count, or the well-known items
-        would win everywhere.
+        would win everywhere. Where nobody took an item of the history, there are no neighbours, and all votes are 0.
         """
         box, candidates = self.toolbox, np.array(self.task.candidates)
-        similarity = box.taken_columns[:, list(self.task.history)].sum(1) / box.user_sizes
-        nearest = largest(similarity, N_NEIGHBOURS)
-        taken = box.itemknn.taken[nearest][:, candidates].toarray()
-        return nearest, similarity[nearest] @ taken / box.item_sizes[candidates]
+        sharing = [column_of(box.taken_columns, item)[0] for item in self.task.history]
+        users, n_both = np.unique(np.concatenate([NOBODY, *sharing]), return_counts=True)
+        similarity = n_both.astype(np.float32) / box.user_sizes[users]
+        first = largest(similarity, N_NEIGHBOURS)
+        nearest = users[first]
+        taken = np.stack([look_up(*column_of(box.taken_columns, item), nearest) for item in candidates], axis=1)
+        return nearest, similarity[first] @ taken / box.item_sizes[candidates]
 
     def similar_users(self) -> Evidence:
-        """The sequential recommender's score plus, with less weight, the neighbours' votes; each standardised."""
+        """The sequential recommender's score plus, with less weight, the neighbours' votes; each standardised.
+
+        Nothing but zeros where there is no neighbour: then no item of the history is known to the recommender either.
+        """
         nearest, votes = self.votes()
+        if not len(nearest):
+            return Evidence([], np.zeros(len(votes)))
         titles = [self.toolbox.cards[self.toolbox.latest[user]].title for user in nearest]
         scores = standardise(self.wanted) + self.toolbox.vote_weight * standardise(votes)
         return Evidence(list(dict.fromkeys(titles)), scores)
 
     def similar_items(self, place: tuple[str, int] | None) -> Evidence:
-        """Co-occurrence plus, with less weight, embedding similarity; to one item or to the whole history."""
-        shown = {"h": self.task.history, "c": self.task.candidates}
-        items = self.task.history if place is None else [shown[place[0]][place[1]]]
-        together, close = self._similarities(list(items))
-        near = largest(together, self.toolbox.neighbours + len(self.task.history))
-        titles = [self.toolbox.cards[item].title for item in near if item not in self.task.history]
-        candidates = np.array(self.task.candidates)
-        return Evidence(titles, standardise(together[candidates]) + EMBEDDING * standardise(close[candidates]))
+        """Co-occurrence plus, with less weight, embedding similarity; to one item or to the whole history.
 
-    def _similarities(self, items: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Of every item in the catalogue to the given ones: co-occurrence and embedding cosine [n_items]."""
-        vectors = self.toolbox.item_vectors
-        together = np.zeros(len(vectors), dtype=np.float32)
-        for item in items:
-            others, cosines = self.toolbox.itemknn.column(item)
-            together[others] += cosines
-        return together, vectors @ vectors[items].sum(0)
+        Neighbours are items that somebody took together with one of these; there may be none.
+        """
+        shown = {"h": self.task.history, "c": self.task.candidates}
+        items = list(self.task.history if place is None else [shown[place[0]][place[1]]])
+        candidates = np.array(self.task.candidates)
+        others, together = self._together(items)
+        near = others[largest(together, self.toolbox.neighbours + len(self.task.history))]
+        titles = [self.toolbox.cards[item].title for item in near if item not in self.task.history]
+        close = self.toolbox.vectors(candidates) @ self.toolbox.vectors(items).sum(0)
+        return Evidence(titles, standardise(look_up(others, together, candidates)) + EMBEDDING * standardise(close))
+
+    def _together(self, items: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Every item that is similar to some of the given ones, sorted, and its summed cosine to them."""
+        columns = [self.toolbox.itemknn.column(item) for item in items]
+        if len(columns) == 1:
+            return columns[0]
+        others, places = np.unique(np.concatenate([NOBODY, *(codes for codes, _ in columns)]), return_inverse=True)
+        sums = np.zeros(len(others), dtype=np.float32)
+        np.add.at(sums, places, np.concatenate([np.empty(0, np.float32), *(cosines for _, cosines in columns)]))
+        return others, sums
 
 
 def largest(values: np.ndarray, k: int) -> np.ndarray:
-    """Places of the k largest of values [n] that are not negative, largest first and equal ones in order."""
+    """Places of the k largest of values [n] that are above zero, largest first and equal ones in order.
+
+    A similarity of zero is no similarity: what has it is no neighbour, even if nothing else is there.
+    """
     above = np.flatnonzero(values > 0)
-    above = above[np.argsort(-values[above], kind="stable")][:k]
-    return np.append(above, np.flatnonzero(values == 0)[: k - len(above)])
+    if 0 < k < len(above):
+        above = above[values[above] >= np.partition(values[above], len(above) - k)[len(above) - k]]
+    return above[np.argsort(-values[above], kind="stable")][:k]
 
 
 def unit_length(vectors: np.ndarray) -> np.ndarray:
@@ -182,22 +206,35 @@ def unit_length(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
 
 
-def item_cards(log: InteractionLog, past: pd.DataFrame) -> list[ItemCard]:
-    """Items with their statistics in past interactions."""
-    counts = np.bincount(past["item"], minlength=log.n_items)
-    ratings = past.groupby("item")["rating"].mean().reindex(range(log.n_items)).to_numpy()
-    rank = pd.Series(counts).rank(pct=True, method="min").to_numpy()
-    known = lambda value: None if pd.isna(value) else value  # noqa: E731
-    return [
-        ItemCard(
-            title=row.title,
-            categories=tuple(row.categories),
-            price=known(row.price),
-            year=None if pd.isna(row.year) else int(row.year),
-            rating=known(ratings[i]),
-            popularity=min(99, int(100 * rank[i])),
-            count=int(counts[i]),
-            item=i,
+class ItemCards(Sequence[ItemCard]):
+    """The cards of a log's items with their statistics in past interactions, each made when it is asked for."""
+
+    def __init__(self, log: InteractionLog, past: pd.DataFrame):
+        counts = np.bincount(past["item"], minlength=log.n_items)
+        self._items = {column: log.items[column].array for column in ("title", "categories", "price", "year")}
+        self._counts = counts
+        self._ratings = past.groupby("item")["rating"].mean().reindex(range(log.n_items)).to_numpy()
+        self._rank = pd.Series(counts).rank(pct=True, method="min").to_numpy()
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    @overload
+    def __getitem__(self, item: int) -> ItemCard: ...
+    @overload
+    def __getitem__(self, item: slice) -> list[ItemCard]: ...
+    def __getitem__(self, item):
+        if isinstance(item, slice):
+            return [self[i] for i in range(*item.indices(len(self)))]
+        item = range(len(self))[item]  # an IndexError beyond the end; from the end if negative
+        price, year, rating = self._items["price"][item], self._items["year"][item], self._ratings[item]
+        return ItemCard(
+            title=self._items["title"][item],
+            categories=tuple(self._items["categories"][item]),
+            price=None if np.isnan(price) else float(price),
+            year=None if np.isnan(year) else int(year),
+            rating=None if np.isnan(rating) else rating,
+            popularity=min(99, int(100 * self._rank[item])),
+            count=int(self._counts[item]),
+            item=item,
         )
-        for i, row in enumerate(log.items.itertuples())
-    ]
