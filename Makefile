@@ -1,6 +1,6 @@
 # Two commands do everything: `make demo` and `make test`. Both create .venv and install by themselves.
 PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null || echo python3)
-# Another run of the demo: its folder, and arguments of papermill.
+# Another run of the demo: its folder, and other arguments of `agenticrec demo`, e.g. DEMO_ARGS="-p seed=1".
 DEMO ?= runs/demo
 DEMO_ARGS ?=
 PY := .venv/bin/python
@@ -39,13 +39,12 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
-	mkdir -p $(DEMO)
-	$(PY) -m papermill $(NOTEBOOK) $(DEMO)/00_quickstart.ipynb --cwd notebooks -k python3 -p out ../$(DEMO) $(DEMO_ARGS)
-	$(PY) -m agenticrec_lite.cli show $(DEMO)
+	$(PY) -m agenticrec_lite.cli demo --out "$(DEMO)" $(DEMO_ARGS)
 
 # A run for each seed, notebooks 01-08 on them, and an HTML report, in runs/reproduce-DATASET-PROFILE.
 reproduce: $(STAMP)
-	$(PY) .ci/reproduce.py --dataset $(DATASET) --profile $(PROFILE) --seeds "$(SEEDS)" $(addprefix --set ,$(SET))
+	$(PY) -m agenticrec_lite.cli reproduce --dataset "$(DATASET)" --profile "$(PROFILE)" --seeds "$(SEEDS)" \
+	$(foreach setting,$(SET),--set "$(setting)")
 
 # Runs that differ in one thing each from finished ones, in runs/studies; `agenticrec report` sets them beside those.
 studies: $(STAMP)

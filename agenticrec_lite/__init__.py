@@ -1,7 +1,8 @@
 """A small reproduction of AgenticRec (arXiv 2603.21613): a tool-using ranking agent trained by RL.
 
 The rooms, each importing only from those before it: errors, profiles, runs, data, recommenders, tools,
-policy, plan, agent, rewards, evaluation, training, report, hub, cli. Importing the package itself loads none of them.
+policy, plan, agent, rewards, evaluation, training, report, hub, reproduce, cli.
+Importing the package itself loads none of them.
 """
 
 import logging

@@ -1,9 +1,10 @@
-"""The command `agenticrec`: fetch a dataset, run the whole way, show a run's table, rebuild the nano policy.
+"""The command `agenticrec`: fetch a dataset, run the whole way, show a run's table, list settings, and more.
 
 A mistake that the user can mend ends in one sentence and exit code 2, never in a traceback. Each command
 imports the rooms that it needs by itself: torch takes seconds, and most commands can answer without it.
 """
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -58,7 +59,7 @@ def run(
     dataset: Annotated[
         str, typer.Option(help="ml-100k, toystore, amazon-2023/CDs (Instruments, Office, Games), or a folder of yours.")
     ] = "ml-100k",
-    profile: Annotated[str, typer.Option(help="The profile: policy, sizes, steps.")] = "nano",
+    profile: Annotated[str, typer.Option(help="The profile: policy, sizes, steps; or a YAML file of yours.")] = "nano",
     seed: Annotated[int, typer.Option(min=0, help="Decides tasks, rollouts and initial weights.")] = 0,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="E.g. --set rta.steps=10; repeatable.")
@@ -91,6 +92,48 @@ def report(
     typer.echo(full_report(folders, out))
 
 
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="The run folder; the executed notebook goes there too.")] = Path(
+        "runs/demo"
+    ),
+    parameters: Annotated[
+        list[str] | None, typer.Option("-p", metavar="NAME=VALUE", help="The notebook's, e.g. -p seed=1; repeatable.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="E.g. --set rta.steps=10; repeatable.")
+    ] = None,
+) -> None:
+    """Execute the quickstart notebook, which trains a policy, and print its table."""
+    from agenticrec_lite.reproduce import demo as execute_quickstart
+    from agenticrec_lite.reproduce import parse_parameter
+
+    values = dict(parse_parameter(text) for text in parameters or [])
+    if settings:
+        values["overrides"] = dict(setting(text) for text in settings)
+    execute_quickstart(out, values)
+    typer.echo(result_table(runs.read_result(out)))
+
+
+@app.command()
+def reproduce(
+    dataset: Annotated[str, typer.Option(help="As of `agenticrec run`.")] = "ml-100k",
+    profile: Annotated[str, typer.Option(help="As of `agenticrec run`.")] = "nano",
+    seeds: Annotated[str, typer.Option(help='A run for each, e.g. "0 1 2".')] = "0",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="E.g. --set rta.steps=10; repeatable.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder; otherwise runs/reproduce-DATASET-PROFILE.")] = None,
+) -> None:
+    """A run for each seed, notebooks 01 to 08 on these runs, and a report in HTML."""
+    from agenticrec_lite.reproduce import parse_seeds
+    from agenticrec_lite.reproduce import reproduce as run_the_course
+
+    out = out or Path("runs", f"reproduce-{dataset}-{profile}")
+    page = run_the_course(dataset, profile, parse_seeds(seeds), settings or [], out)
+    typer.echo(f"The report: {page}")
+
+
 @app.command("pretrain-nano")
 def pretrain_nano(out: Annotated[Path, typer.Option(help="Where the policy goes.")] = Path("data/nano")) -> None:
     """Rebuild the nano policy from generated worlds (about an hour on two cores)."""
@@ -117,7 +160,7 @@ def make_toystore(
 
 @app.command()
 def plan(
-    profile: Annotated[str, typer.Option(help="The profile.")],
+    profile: Annotated[str, typer.Option(help="The profile, or a YAML file of yours.")],
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="E.g. --set rta.micro_groups=2; repeatable.")
     ] = None,
@@ -131,6 +174,22 @@ def plan(
         check_hardware(profile, resolved)
     except UserError as error:
         typer.echo(f"Not on this machine: {error}")
+
+
+@app.command("settings")
+def list_settings(
+    section: Annotated[str | None, typer.Argument(help="Only this section, e.g. rta or agent.vllm.")] = None,
+    profile: Annotated[str, typer.Option(help="Whose values to show; or a YAML file of yours.")] = "nano",
+) -> None:
+    """Print every setting: its value in a profile, the values that it can take, and what it means."""
+    from agenticrec_lite.profiles import describe
+
+    table = describe(section, profile)
+    table["value"] = [value if isinstance(value, str) else json.dumps(value) for value in table["value"]]
+    rows = [list(table.columns), *table.to_numpy().tolist()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 @app.command()

@@ -24,7 +24,7 @@ from transformers.cache_utils import DynamicLayer
 
 from agenticrec_lite.data.fetch import SMOLLM2_GGUF, fetch
 from agenticrec_lite.errors import UserError, first_line
-from agenticrec_lite.profiles import ADDED
+from agenticrec_lite.profiles import completed
 from agenticrec_lite.runs import replacing
 
 NANO = Path(__file__).parents[1] / "data" / "nano"
@@ -60,7 +60,7 @@ def load_policy(settings: dict, adapter: str | Path | None = None, trainable: bo
         UserError: A model or adapter that is not there, damaged or not safetensors; a model that brings code of its
             own, or whose attention or head is of a kind that rollouts and updates do not compute.
     """
-    settings = {**ADDED["policy"], **settings}
+    settings = completed({"policy": settings})["policy"]
     carried = {"nano": nano_folder, "smollm2-135m": smollm2_folder}
     source = carried[settings["id"]]() if settings["id"] in carried else settings["id"]
     quantization = quantization_config(settings["quantize"], DTYPES[settings["dtype"]])

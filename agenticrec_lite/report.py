@@ -227,8 +227,8 @@ def full_report(folders: Sequence[str | Path], out: str | Path | None = None) ->
             pooled = with_reasoning(pool(plain), runs)
             parts += [markdown(pooled), "## The paper's claims", table_text(claims(pooled))]
             parts += ["## Seconds", table_text(costs(plain).reset_index(), 0)]
-            metrics = {f"seed {read_result(run)['seed']}": read_metrics(run) for run in plain}
-            if out is not None:
+            metrics = {f"seed {read_result(run)['seed']}": _steps(run) for run in plain}
+            if out is not None and any(len(rows) for rows in metrics.values()):
                 name = f"dynamics-{profile}-{dataset}".replace("/", "-")  # of one's own data, a path
                 parts.append(f"![How training went]({_draw(metrics, Path(out, f'{name}.png'))})")
         if set(runs) - {""}:
@@ -249,6 +249,13 @@ def tables(folders: Sequence[str | Path]) -> list[dict]:
     """Studies that are no runs, at or below some folders in tables/*.json: each {"title", "text", "rows"}."""
     paths = [path for folder in folders for path in sorted(Path(folder).rglob("tables/*.json"))]
     return [table for path in paths for table in read_json(path)["tables"]]
+
+
+def _steps(folder: str | Path) -> pd.DataFrame:
+    """A run's metrics.csv; a table without rows if no stage has trained."""
+    if not Path(folder, "metrics.csv").exists():
+        return pd.DataFrame(columns=["stage", "step", "completion_tokens"])
+    return read_metrics(folder)
 
 
 def _draw(metrics: Mapping[str, pd.DataFrame], path: Path) -> str:
@@ -279,7 +286,7 @@ def costs(folders: Sequence[str | Path]) -> pd.DataFrame:
     """A row a run: seconds of each stage, peak memory in MB, tokens of a trajectory in each stage's last step."""
     rows = []
     for folder in folders:
-        result, steps = read_result(folder), read_metrics(folder)
+        result, steps = read_result(folder), _steps(folder)
         last = steps.groupby("stage", sort=False).last()
         tokens = {f"tokens, {stage}": n for stage, n in last["completion_tokens"].items()}
         taken = steps.filter(like="seconds_").groupby(steps["stage"]).sum().sum(axis=1)  # a killed run's timer has less

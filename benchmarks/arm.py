@@ -19,13 +19,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.episodes import Group, Sampling
+from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.rollout import rollout
+from agenticrec_lite.agent.scoring import shared_turns, split_turns
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.rewards import group_advantages
-from agenticrec_lite.training import grpo
-from agenticrec_lite.agent.scoring import shared_turns, split_turns
 from benchmarks import arms
 from benchmarks.workload import (
     GROUP,
@@ -59,19 +58,19 @@ def rollouts(arm, model, policy, folder, scratch, out) -> dict:
     size = SIZES[model]
     chat = ChatFormat.of(policy.tokenizer, brief=True)
     asked = questions(worlds(chat, size.steps * size.tasks, size.prompt, seed=1))
-    trainer = getattr(arms, arm)(policy, asked, settings(size), agent(), scratch)
-    trainer.rollouts_only = True
+    trainer = getattr(arms, arm)(policy, asked, settings(size), agent(), scratch, rollouts_only=True)
     trainer.train()
     return {"rollout": trainer.clock.rollout}
 
 
-def update(arm, model, policy, folder, scratch, out) -> dict:
+def update(arm, model, policy, folder, scratch, out, small: bool = False) -> dict:
     """The update alone, on given trajectories."""
     size = SIZES[model]
     replay = read_replay(folder)
     chat = ChatFormat.of(policy.tokenizer, brief=True)
     asked = questions(worlds(chat, size.tasks, size.prompt, seed=1))
-    trainer = getattr(arms, arm)(policy, asked, settings(size, steps=1), agent(), scratch, replay)
+    rows = {"rows": size.stock_rows} if small else {}
+    trainer = getattr(arms, arm)(policy, asked, settings(size, steps=1), agent(), scratch, lambda _: replay, **rows)
     loaded = arms.forget_peak()
     trainer.train()
     save_file(trainer.clock.grads, out.with_suffix(".safetensors"))
@@ -80,9 +79,7 @@ def update(arm, model, policy, folder, scratch, out) -> dict:
 
 def narrow(arm, model, policy, folder, scratch, out) -> dict:
     """The update in micro-batches as small as stock's."""
-    plain = grpo.grpo_config
-    grpo.grpo_config = lambda *a, **k: arms.narrow(plain(*a, **k), SIZES[model].stock_rows)
-    return update(arm, model, policy, folder, scratch, out)
+    return update(arm, model, policy, folder, scratch, out, small=True)
 
 
 def exact(arm, model, policy, folder, scratch, out) -> dict:
@@ -136,11 +133,9 @@ def flat(arm, model, policy, folder, scratch, out, steps: int = 60) -> dict:
     size = SIZES[model]
     chat = ChatFormat.of(policy.tokenizer, brief=True)
     asked = questions(worlds(chat, size.tasks, size.prompt, seed=3) * steps)
-    trainer = arms.ours(policy, asked, settings(size, steps), agent(), scratch)
-    peaks: list[float] = []
-    trainer.clock.on_log = lambda *_, **__: peaks.append(arms.peak_mb())
-    trainer.train()
-    return {"peaks_mb": peaks}
+    clock = arms.MemoryClock()
+    arms.ours(policy, asked, settings(size, steps), agent(), scratch, clock=clock).train()
+    return {"peaks_mb": clock.peaks_mb}
 
 
 def record_replay(model: str, folder: Path) -> dict:
@@ -149,10 +144,7 @@ def record_replay(model: str, folder: Path) -> dict:
     policy = load(model)
     chat = ChatFormat.of(policy.tokenizer, brief=True)
     asked = questions(worlds(chat, size.tasks, size.prompt, seed=1))
-    groups = [
-        Group(q.task_id, chat.prompt_ids(q.context), arms.environments([q] * GROUP, MAX_CALLS))
-        for q in asked
-    ]
+    groups = [Group(q.task_id, chat.prompt_ids(q.context), arms.environments([q] * GROUP, MAX_CALLS)) for q in asked]
     generator = torch.Generator().manual_seed(0)
     played = rollout(policy.model, chat, groups, Sampling.of(agent(), size.temperature), generator, progress="replay")
     (folder / "replay.json").write_text(json.dumps([asdict(t) | {"steps": []} for t in played]))

@@ -5,7 +5,6 @@ greedy copies are all alike, which stock would not notice and the package would.
 that every trajectory has an advantage and is trained on (the package would skip the others).
 """
 
-import inspect
 import time
 from pathlib import Path
 
@@ -13,17 +12,14 @@ import numpy as np
 import torch
 from datasets import Dataset
 from transformers import TrainerCallback
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOTrainer
 from trl.chat_template_utils import qwen3_template
 
 from agenticrec_lite.agent.environment import RankingEnvironment
-from agenticrec_lite.agent.prompts import system_prompt, task_prompt
 from agenticrec_lite.agent.episodes import Sampling
-from agenticrec_lite.agent.trajectory import Trajectory
-from agenticrec_lite.tools import TOOLS, TaskContext, call_tool
-from agenticrec_lite.tools.registry import parameters
-from agenticrec_lite.training.arguments import grpo_config
 from agenticrec_lite.agent.question import Question
+from agenticrec_lite.training.trl_environment import environment_factory, row
+from agenticrec_lite.training.arguments import grpo_config
 from agenticrec_lite.training.grpo import ListwiseGRPOTrainer, as_batch
 
 
@@ -46,11 +42,24 @@ class Clock(TrainerCallback):
         self.update.append(time.perf_counter() - self.started - self.generating)
 
 
+class MemoryClock(Clock):
+    """And the process's peak memory after every step."""
+
+    def __init__(self):
+        super().__init__()
+        self.peaks_mb: list[float] = []
+
+    def on_log(self, args, state, control, **_):
+        self.peaks_mb.append(peak_mb())
+
+
 class Timed:
     """Laid over a trainer: tells its clock what the rollouts took; with `rollouts_only` nothing is learnt from them."""
 
-    clock: Clock
-    rollouts_only = False
+    def __init__(self, *args, rollouts_only: bool = False, clock: Clock | None = None, **kwargs):
+        self.clock, self.rollouts_only = clock or Clock(), rollouts_only
+        super().__init__(*args, **kwargs)
+        self.add_callback(self.clock)
 
     def compute_loss(self, model, inputs, *args, **kwargs):
         if self.rollouts_only:
@@ -71,94 +80,52 @@ def rewards(seed: int):
 
 
 class Ours(Timed, ListwiseGRPOTrainer):
-    """The package's trainer, greedy; with `replay` its rollouts are given."""
-
-    replay: list[Trajectory] | None = None
-
-    def _play(self, asked):
-        return super()._play(asked) if self.replay is None else self.replay
+    """The package's trainer."""
 
 
 class Stock(Timed, GRPOTrainer):
     """trl's trainer as it is."""
 
 
-def ours(policy, asked: list[Question], settings: dict, agent: dict, out: Path, replay=None) -> Ours:
-    """The package's arm."""
-    draw = rewards(0)
-    trainer = Ours(policy, asked, lambda *_: draw(), settings, agent, None, "bench", 0, str(out))
-    trainer.sampling = Sampling.of(agent, 0.0)
-    trainer.args.max_grad_norm = 0.0
-    trainer.replay = replay
-    return with_clock(trainer)
+def ours(policy, asked: list[Question], settings: dict, agent: dict, out: Path, rollouts=None, rows: int = 0,
+         **timed) -> Ours:  # fmt: skip
+    """The package's arm, greedy; perhaps with given rollouts, perhaps in micro-batches of so many rows."""
+    draw, trl = rewards(0), {"max_grad_norm": 0.0}
+    if rows:
+        trl |= narrow(settings["tasks_per_step"] * settings["group_size"], rows)
+    about = (policy, asked, lambda *_: draw(), settings, agent, None, "bench", 0, str(out), None)
+    return Ours(*about, rollouts=rollouts, sampling=Sampling.of(agent, 0.0), trl=trl, **timed)
 
 
-def stock(policy, asked: list[Question], settings: dict, agent: dict, out: Path, replay=None) -> Stock:
+def stock(policy, asked: list[Question], settings: dict, agent: dict, out: Path, rollouts=None, **timed) -> Stock:
     """trl's arm: its own generation and tool loop over the same tools, or the given rollouts."""
-    config = grpo_config(settings, agent, str(out), 0)
-    config.generation_kwargs = {"do_sample": False, "max_new_tokens": agent["max_turn_tokens"]}
-    config.max_tool_calling_iterations, config.max_grad_norm, config.num_generations_eval = agent["max_calls"], 0.0, 1
-    narrow(config, settings["stock_rows"])
+    config = grpo_config(
+        settings, agent, str(out), 0, max_tool_calling_iterations=agent["max_calls"], max_grad_norm=0.0,
+        num_generations_eval=1, generation_kwargs={"do_sample": False, "max_new_tokens": agent["max_turn_tokens"]},
+        **narrow(settings["tasks_per_step"] * settings["group_size"], settings["stock_rows"]),
+    )  # fmt: skip
     draw = rewards(0)
     tokenizer = policy.tokenizer
     tokenizer.response_template = qwen3_template
     how = (
-        {"environment_factory": environment_class({q.task_id: q.context for q in asked})}
-        if replay is None
-        else {"rollout_func": lambda prompts, trainer: as_batch(replay)}
+        {"environment_factory": environment_factory(asked)}
+        if rollouts is None
+        else {"rollout_func": lambda prompts, trainer: as_batch(rollouts(prompts))}
     )
-    trainer = Stock(
+    return Stock(
         policy.model,
         reward_funcs=lambda completions, **_: [draw() for _ in completions],
         args=config,
         train_dataset=Dataset.from_list([row(q) for q in asked]),
         processing_class=tokenizer,
         **how,
+        **timed,
     )
-    return with_clock(trainer)
 
 
-def narrow(config: GRPOConfig, rows: int) -> GRPOConfig:
-    """The same step in micro-batches of so many trajectories."""
-    config.per_device_train_batch_size = rows
-    config.gradient_accumulation_steps = config.steps_per_generation = config.generation_batch_size // rows
-    return config
-
-
-def row(question: Question) -> dict:
-    """A question as trl's dataset has it."""
-    prompt = [
-        {"role": "system", "content": system_prompt(brief=True)},
-        {"role": "user", "content": task_prompt(question.context)},
-    ]
-    return {"prompt": prompt, "task_id": question.task_id}
-
-
-def with_clock(trainer):
-    trainer.clock = Clock()
-    trainer.add_callback(trainer.clock)
-    return trainer
-
-
-def environment_class(contexts: dict[str, TaskContext]) -> type:
-    """The seven tools as methods of an environment, which is what stock trl takes."""
-
-    def reset(self, task_id: str, **_) -> None:
-        self._context = contexts[task_id]
-
-    return type("Tools", (), {"reset": reset} | {name: _method(name, tool) for name, tool in TOOLS.items()})
-
-
-def _method(name: str, tool) -> object:
-    def method(self, **arguments) -> str:
-        return call_tool(name, arguments, self._context)
-
-    known = parameters(tool)
-    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    method.__name__, method.__doc__ = name, tool.__doc__
-    method.__signature__ = inspect.Signature([own, *known.values()], return_annotation=str)
-    method.__annotations__ = {n: p.annotation for n, p in known.items()} | {"return": str}
-    return method
+def narrow(n: int, rows: int) -> dict:
+    """trl's arguments for a step of n trajectories in micro-batches of so many."""
+    return {"per_device_train_batch_size": rows, "gradient_accumulation_steps": n // rows}
 
 
 def greedy(trainer: Stock, asked: list[Question], max_calls: int) -> list[tuple[list[int], list[int]]]:

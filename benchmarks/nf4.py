@@ -17,7 +17,7 @@ import torch
 
 from agenticrec_lite.evaluation import evaluate
 from agenticrec_lite.evaluation.metrics import paired_difference
-from agenticrec_lite.experiment import stages
+from agenticrec_lite.experiment import stages, start
 
 OUT = Path(__file__).resolve().parents[1] / "runs/bench"
 KINDS = ("nf4", "none")
@@ -28,9 +28,9 @@ def train(kind: str, seed: int) -> None:
     """One run: RTA, then greedy lists for validation tasks; leaves its figures in its folder."""
     torch.set_num_threads(1)
     folder = OUT / f"nf4-{kind}-{seed}"
-    experiment = pipeline.start("ml-100k", "nano", seed, folder, {"policy.quantize": kind})
+    experiment = start("ml-100k", "nano", seed, folder, {"policy.quantize": kind})
     with experiment.run:
-        pipeline.train_rta(experiment)
+        stages.train_rta(experiment)
         tasks = experiment.tasks("validation", N_TASKS)
         played = experiment.play(tasks, experiment.toolbox.contexts(tasks))
         ranks = evaluate.trajectory_ranks(played, tasks)

@@ -22,11 +22,11 @@ from tqdm.auto import tqdm
 from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.cli import setting
+from agenticrec_lite.experiment import Experiment, start
+from agenticrec_lite.experiment.warm_start import demonstrations, warm_start
 from agenticrec_lite.plan import cpu_has_bf16
 from agenticrec_lite.policy import Policy
 from agenticrec_lite.profiles import load_profile
-from agenticrec_lite.experiment import stages
-from agenticrec_lite.experiment.warm_start import demonstrations, warm_start
 from agenticrec_lite.training.sft import as_row
 from benchmarks.arms import forget_peak, peak_mb
 from benchmarks.workload import pin_threads
@@ -47,15 +47,11 @@ TEXT = (
 )
 
 
-def held_out(experiment: pipeline.Experiment, chat: ChatFormat) -> list[Trajectory]:
+def held_out(experiment: Experiment, chat: ChatFormat) -> list[Trajectory]:
     """Demonstrations on the tasks just before those of the warm start."""
     settings = experiment.profile["warm_start"]
     more = -(-HELD_OUT // settings["batch"])
-    settings["steps"] += more
-    try:
-        return demonstrations(experiment, chat)[:HELD_OUT]
-    finally:
-        settings["steps"] -= more
+    return demonstrations(experiment, chat, settings["steps"] + more)[:HELD_OUT]
 
 
 @torch.no_grad()
@@ -84,7 +80,7 @@ def measure(quantize: str, dtype: str, overrides: dict) -> dict:
     pin_threads()
     with tempfile.TemporaryDirectory() as scratch:
         settings = {"policy.quantize": quantize, "policy.dtype": dtype} | overrides
-        experiment = pipeline.start("ml-100k", "smol", 0, Path(scratch, "run"), settings)
+        experiment = start("ml-100k", "smol", 0, Path(scratch, "run"), settings)
         with experiment.run:
             policy = experiment.policy
             chat = ChatFormat.of(policy.tokenizer, policy.brief)

@@ -1,4 +1,4 @@
-"""Is everything as it was? `python -m benchmarks.same OUT.json`: hashes of tasks, tool texts, rollouts and two RTA steps.
+"""Is everything as it was? `python -m benchmarks.same OUT.json`: hashes of tasks, tool texts, rollouts, two RTA steps.
 
 Run it before and after a change that must not change results, on the same machine, and compare the files. One thread,
 about two minutes. A hash that differs is a change of behaviour: wanted, and then said in the commit, or a fault.

@@ -6,17 +6,19 @@ Every rollout writes the same scripted turns, so that one number changes at a ti
 import json
 import sys
 import time
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import torch
 
-from agenticrec_lite.agent import rollout as engine
 from agenticrec_lite.agent.environment import RankingEnvironment
+from agenticrec_lite.agent.episodes import Group, Sampling
 from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.protocol import write_answer, write_call
+from agenticrec_lite.agent.rollout import rollout
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.nano.worlds import random_world
 from benchmarks.workload import load, pin_threads, played_logprobs
@@ -31,17 +33,18 @@ VARIED = {
 TASKS = 4
 
 
-class Forced(engine._Batch):
-    """A batch in which every row writes the tokens of `script`."""
+@dataclass(frozen=True)
+class Scripted(Sampling):
+    """Decoding in which every row writes the tokens of `script`, one after the other."""
 
-    script: list[int] = []
+    script: Iterator[int] = iter(())
 
-    def _choose(self, logits):
-        tokens = torch.full((len(logits),), self.script.pop(0))
+    def choose(self, logits, generator=None):
+        tokens = torch.full((len(logits),), next(self.script))
         return tokens, torch.log_softmax(logits, -1).gather(1, tokens[:, None])[:, 0]
 
 
-def play(policy, chat: ChatFormat, setting: dict) -> tuple[float, list[Trajectory]]:
+def time_rollouts(policy, chat: ChatFormat, setting: dict) -> tuple[float, list[Trajectory]]:
     """Seconds of the rollouts, and the trajectories."""
     rng = np.random.default_rng(0)
     world = random_world(rng, longest=3, candidates=setting["candidates"])
@@ -49,15 +52,15 @@ def play(policy, chat: ChatFormat, setting: dict) -> tuple[float, list[Trajector
     world = replace(world, history=history, ratings=[float("nan")] * len(history))
     call = write_call("get_similar_items", {"item_title": "1"}, "I ask get_similar_items.")
     turns = [call] * setting["tool calls"] + [write_answer(list(range(1, 11)), "I follow similarity to 1.")]
-    Forced.script = [token for turn in turns for token in chat.turn_ids(turn)]
+    script = iter([token for turn in turns for token in chat.turn_ids(turn)])
     prompt = chat.prompt_ids(world)
     groups = [
-        engine.Group(str(i), prompt, [RankingEnvironment(world) for _ in range(setting["group size"])])
+        Group(str(i), prompt, [RankingEnvironment(world) for _ in range(setting["group size"])])
         for i in range(TASKS)
     ]
-    sampling = engine.Sampling(1.0, 160, 4000, batch_rows=TASKS * setting["group size"], merge=True)
+    sampling = Scripted(1.0, 160, 4000, batch_rows=TASKS * setting["group size"], merge=True, script=script)
     start = time.perf_counter()
-    played = engine.rollout(policy.model, chat, groups, sampling, torch.Generator().manual_seed(0))
+    played = rollout(policy.model, chat, groups, sampling, torch.Generator().manual_seed(0))
     return time.perf_counter() - start, played
 
 
@@ -72,7 +75,7 @@ def measure(policy, chat: ChatFormat, setting: dict, repeats: int = 3) -> dict:
     """Medians of both, and how long prompt and completion are."""
     rollouts, updates = [], []
     for _ in range(repeats):
-        taken, played = play(policy, chat, setting)
+        taken, played = time_rollouts(policy, chat, setting)
         assert all(t.outcome == "answered" for t in played)
         rollouts.append(taken)
         updates.append(update(policy, played))
@@ -102,7 +105,6 @@ def draw(found: dict, path: Path) -> None:
 
 def main(folder: str) -> None:
     pin_threads()
-    engine._Batch = Forced
     policy = load("nano")
     chat = ChatFormat.of(policy.tokenizer, brief=True)
     base = measure(policy, chat, BASE)

@@ -8,10 +8,10 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agenticrec_lite.agent.prompts import ChatFormat
+from agenticrec_lite.agent.teacher import ORDERING, run_script, scripted_ranking, some_tools
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.plan import cpu_has_bf16
 from agenticrec_lite.policy import add_adapter, save_adapter, smollm2_folder
-from agenticrec_lite.agent.teacher import ORDERING, run_script, scripted_ranking, some_tools
 from benchmarks.workload import LORA, SIZES, WARM_ADAPTER, played_logprobs, with_template, worlds
 
 STEPS, WORLDS, EPISODES, RATE, CALLS = 30, 1, 4, 1e-3, 2

@@ -10,14 +10,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agenticrec_lite.agent.prompts import ChatFormat
+from agenticrec_lite.agent.question import Question
+from agenticrec_lite.agent.scoring import action_logprobs, pad
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.data.cache import cache_folder
+from agenticrec_lite.nano.worlds import random_world
 from agenticrec_lite.policy import DTYPES, Policy, add_adapter, load_policy, smollm2_folder
 from agenticrec_lite.tools import Evidence, TaskContext
 from agenticrec_lite.tools.context import ToolError
-from agenticrec_lite.agent.question import Question
-from agenticrec_lite.nano.worlds import random_world
-from agenticrec_lite.agent.scoring import action_logprobs, pad
 
 MAX_TURN, MAX_COMPLETION, MAX_CALLS, GROUP = 160, 1400, 4, 8
 LORA = {"r": 16, "alpha": 32, "targets": "all-linear"}

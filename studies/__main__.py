@@ -6,7 +6,7 @@ from pathlib import Path
 
 from agenticrec_lite.cli import setting
 from agenticrec_lite.runs import read_config
-from studies.run import play
+from studies.run import run_variant
 from studies.tables import one_sentence
 from studies.variants import TIERS, VARIANTS
 
@@ -24,8 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for base in asked.base:
                 config = read_config(base)
                 out = asked.out / f"{config['profile']}-{config['dataset']}" / name / f"seed-{config['seed']}"
-                told = (f"{key} {row['N@10']:.3f}" for key, row in play(name, base, out, settings)["metrics"].items())
-                print(f"{out}, N@10: {', '.join(told)}", flush=True)
+                metrics = run_variant(name, base, out, settings)["metrics"]
+                figures = ", ".join(f"{method} {row['N@10']:.3f}" for method, row in metrics.items())
+                print(f"{out}, N@10: {figures}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,19 @@
-"""Changes to an experiment: other evidence, other tools, other candidates, other advantages."""
+"""Parts to hand to an experiment: other rewards, advantages, evidence, candidates, tools."""
 
 import inspect
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from agenticrec_lite.agent.trajectory import Trajectory
-from agenticrec_lite.data.tasks import RankingTask, build_tasks
+from agenticrec_lite.data import InteractionLog, temporal_split
+from agenticrec_lite.data.tasks import Pool, RankingTask, random_candidates
+from agenticrec_lite.experiment.extensions import EvidenceSource
 from agenticrec_lite.rewards import MISSED, TOP_BONUS, group_advantages, listwise_reward
 from agenticrec_lite.tools import TOOLS, Evidence, TaskContext, ToolError
-from agenticrec_lite.experiment.experiment import Experiment
+from agenticrec_lite.tools.toolbox import Toolbox
 
 
 def without_bonus(trajectory: Trajectory, positive: int) -> float:
@@ -43,14 +44,14 @@ def undropped_advantages(rewards: Sequence[float], group_size: int) -> tuple[np.
     return (groups - groups.mean(1, keepdims=True)).ravel(), np.zeros(len(groups), dtype=bool)
 
 
-def leak(experiment: Experiment) -> None:
-    """Training tasks are served by evidence that was fitted on them, too: the whole train split."""
-    vars(experiment)["early_toolbox"] = experiment.toolbox
+def leaked(log: InteractionLog, rows: slice, seed: int, **settings) -> EvidenceSource:
+    """Evidence that was fitted on the training tasks, too: on the whole train split, whatever it serves."""
+    return Toolbox.fit(log, temporal_split(log).rows("train"), seed, **settings)
 
 
 @dataclass
 class Liar:
-    """Collaborative knowledge whose similar users are, in a share of the tasks, somebody else's.
+    """Collaborative knowledge whose similar users are somebody else's.
 
     Attributes:
         inner: The true one.
@@ -69,82 +70,65 @@ class Liar:
 
 
 @dataclass
-class Changed:
-    """A toolbox whose contexts are changed, task by task."""
+class Lies:
+    """Evidence that shows the candidates of get_similar_users in a random order in a share of the tasks."""
 
-    inner: object
-    change: Callable[[RankingTask, TaskContext], TaskContext]
+    source: EvidenceSource
+    share: float
 
     def contexts(self, tasks: Sequence[RankingTask]) -> list[TaskContext]:
-        return [self.change(task, context) for task, context in zip(tasks, self.inner.contexts(tasks), strict=True)]
+        return [self.told(task, context) for task, context in zip(tasks, self.source.contexts(tasks), strict=True)]
 
-
-def lies(share: float) -> Callable[[Experiment], None]:
-    """get_similar_users shows the candidates in a random order in that share of all tasks; which ones, is drawn."""
-
-    def change(task: RankingTask, context: TaskContext) -> TaskContext:
+    def told(self, task: RankingTask, context: TaskContext) -> TaskContext:
         rng = np.random.default_rng(zlib.crc32(task.task_id.encode()))
-        lie, order = rng.random() < share, rng.permutation(len(task.candidates))
+        lie, order = rng.random() < self.share, rng.permutation(len(task.candidates))
         return replace(context, collaborative=Liar(context.collaborative, order)) if lie else context
 
-    def prepare(experiment: Experiment) -> None:
-        for name in ("early_toolbox", "toolbox"):
-            vars(experiment)[name] = Changed(getattr(experiment, name), change)
-
-    return prepare
+    def __getattr__(self, name: str):
+        return getattr(self.source, name)
 
 
-def candidates(n: int) -> Callable[[Experiment], None]:
-    """Tasks with one positive among n candidates."""
+def lies(share: float) -> Callable[..., EvidenceSource]:
+    """get_similar_users lies in that share of all tasks; in which ones, is drawn."""
 
-    def prepare(experiment: Experiment) -> None:
-        experiment.tasks = lambda part, wanted: build_tasks(
-            experiment.log, experiment.split, part, wanted, experiment.seed, n_candidates=n
-        )
-        vars(experiment).pop("test", None)
+    def lying(log: InteractionLog, rows: slice, seed: int, **settings) -> EvidenceSource:
+        return Lies(Toolbox.fit(log, rows, seed, **settings), share)
 
-    return prepare
+    return lying
 
 
-def redrawn(offset: int) -> Callable[[Experiment], None]:
-    """The same test positives beside other random candidates."""
+def redrawn(offset: int) -> Callable[..., Sequence[int]]:
+    """The same positives beside other random candidates: those that the seed + `offset` would draw."""
 
-    def prepare(experiment: Experiment) -> None:
-        drawn = build_tasks(experiment.log, experiment.split, "test", None, experiment.seed + offset)
-        by_id = {task.task_id: task for task in drawn}
-        vars(experiment)["test"] = [by_id[task.task_id] for task in experiment.test]
+    def draw(rng: np.random.Generator, pool: Pool, n: int) -> Sequence[int]:
+        seed, *rest = rng.bit_generator.seed_seq.entropy
+        return random_candidates(np.random.default_rng([seed + offset, *rest]), pool, n)
 
-    return prepare
-
-
-def shuffled(number: int) -> Callable[[Experiment], None]:
-    """The same test tasks, their candidates in another order."""
-
-    def other(task: RankingTask) -> RankingTask:
-        order = np.random.default_rng((number, zlib.crc32(task.task_id.encode()))).permutation(len(task.candidates))
-        shown = tuple(task.candidates[i] for i in order)
-        return replace(task, candidates=shown, positive=int(np.argmax(order == task.positive - 1)) + 1)
-
-    def prepare(experiment: Experiment) -> None:
-        vars(experiment)["test"] = [other(task) for task in experiment.test]
-
-    return prepare
+    return draw
 
 
-@contextmanager
-def out_of_order(names: Sequence[str]) -> Iterator[None]:
-    """Within the block some tools answer every call with an error. A call of them counts, as any does."""
-    true = {name: TOOLS[name] for name in names}
-    TOOLS.update({name: _broken(tool) for name, tool in true.items()})
-    try:
-        yield
-    finally:
-        TOOLS.update(true)
+def shuffled(number: int) -> Callable[..., Sequence[int]]:
+    """The same candidates in another order."""
+
+    def draw(rng: np.random.Generator, pool: Pool, n: int) -> Sequence[int]:
+        _, part, row = rng.bit_generator.seed_seq.entropy
+        order = np.random.default_rng((number, part, row)).permutation(n)
+        return random_candidates(rng, pool, n)[order]
+
+    return draw
 
 
-def _broken(tool: Callable[..., str]) -> Callable[..., str]:
-    def broken(context: TaskContext, **arguments) -> str:
+def with_broken(names: Sequence[str]) -> list[Callable[..., str]]:
+    """The paper's tools, some of which answer every call with an error. A call of them counts, as any does."""
+    return [broken(tool) if name in names else tool for name, tool in TOOLS.items()]
+
+
+def broken(tool: Callable[..., str]) -> Callable[..., str]:
+    """A tool that looks like another one and answers with an error."""
+
+    def out_of_order(context: TaskContext, **arguments) -> str:
         raise ToolError("the service is down.")
 
-    broken.__name__, broken.__doc__, broken.__signature__ = tool.__name__, tool.__doc__, inspect.signature(tool)
-    return broken
+    out_of_order.__name__, out_of_order.__doc__ = tool.__name__, tool.__doc__
+    out_of_order.__signature__ = inspect.signature(tool)
+    return out_of_order

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from agenticrec_lite.data.log import InteractionLog
+from agenticrec_lite.data import InteractionLog, RankingTask, build_tasks, temporal_split
 from agenticrec_lite.evaluation.metrics import ndcg, ranks_from_scores
 from agenticrec_lite.recommenders import GRU4Rec, SASRec
 from agenticrec_lite.recommenders.base import Recommender
@@ -18,7 +18,7 @@ from agenticrec_lite.recommenders.gru4rec import GRU4RecNetwork
 from agenticrec_lite.recommenders.sasrec import SASRecNetwork
 from agenticrec_lite.recommenders.sequential import SequenceNetwork
 from agenticrec_lite.tools.text import standardise
-from agenticrec_lite.experiment.experiment import Experiment
+from agenticrec_lite.tools.toolbox import Toolbox
 
 RARE, COMMON = 5, 0.3  # a title's word tells of an item if at least so many items have it, and at most that share
 PRICES = 10  # quantiles
@@ -130,34 +130,31 @@ RECOMMENDERS: dict[str, Callable[[InteractionLog], Recommender]] = {
     ),
     "weighed": lambda log: CatalogueGRU4Rec(log.items, own=False, dropout=0.5, epochs=16, width=128),
 }
+VALIDATION = 1200  # tasks that the weight is chosen on
 WEIGHTS = (0.0, 0.1, 0.2, 0.35, 0.5)  # of the neighbours' votes; the last is that of every other run
 
 
-def asking(name: str, weigh: bool = False) -> Callable[[Experiment], None]:
-    """The tools ask another recommender than SASRec, fitted on the same rows.
+def asking(name: str, weigh: bool = False) -> Callable[..., Toolbox]:
+    """The tools ask another sequential recommender than SASRec.
 
     If `weigh`, the neighbours' votes count as much as is best on the validation tasks.
     """
 
-    def prepare(experiment: Experiment) -> None:
-        log = experiment.log
-        for attribute, part in (("early_toolbox", "train_early"), ("toolbox", "train")):
-            box, past = getattr(experiment, attribute), log.interactions.iloc[experiment.split.rows(part)]
-            with experiment.run.timer("recommenders"):
-                better = RECOMMENDERS[name](log).fit(past, log.n_items, experiment.seed)
-            vars(experiment)[attribute] = replace(box, sasrec=better)
-        if weigh:
-            weight = best_weight(experiment)
-            for attribute in ("early_toolbox", "toolbox"):
-                vars(experiment)[attribute] = replace(getattr(experiment, attribute), vote_weight=weight)
+    def fit(log: InteractionLog, rows: slice, seed: int, **settings) -> Toolbox:
+        box = Toolbox.fit(log, rows, seed, sequential=RECOMMENDERS[name](log), **settings)
+        if not weigh:
+            return box
+        split = temporal_split(log)
+        same = rows == split.rows("train")
+        judge = box if same else Toolbox.fit(log, split.rows("train"), seed, sequential=RECOMMENDERS[name](log))
+        return replace(box, vote_weight=best_weight(judge, build_tasks(log, split, "validation", VALIDATION, seed)))
 
-    return prepare
+    return fit
 
 
-def best_weight(experiment: Experiment) -> float:
-    """Of WEIGHTS, that with which the list of get_similar_users has the highest N@10 on the validation tasks."""
-    tasks = experiment.tasks("validation", experiment.profile["evaluation"]["n_validation"])
-    asked = [context.collaborative for context in experiment.toolbox.contexts(tasks)]
+def best_weight(box: Toolbox, tasks: Sequence[RankingTask]) -> float:
+    """Of WEIGHTS, that with which the list of get_similar_users has the highest N@10 on these tasks."""
+    asked = [context.collaborative for context in box.contexts(tasks)]
     wanted = np.stack([standardise(each.wanted) for each in asked])
     votes = np.stack([standardise(each.votes()[1]) for each in asked])
     positives = [task.positive for task in tasks]

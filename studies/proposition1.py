@@ -21,17 +21,17 @@ import numpy as np
 import torch
 from transformers import TrainerCallback
 
-from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.episodes import Sampling
+from agenticrec_lite.agent.prompts import ChatFormat
+from agenticrec_lite.agent.question import Question
 from agenticrec_lite.agent.rollout import rollout
+from agenticrec_lite.agent.scoring import action_logprobs, pad
 from agenticrec_lite.agent.trajectory import Trajectory
+from agenticrec_lite.experiment.experiment import Experiment
+from agenticrec_lite.experiment.shipped import borrow
 from agenticrec_lite.policy import Policy, load_policy
 from agenticrec_lite.rewards import group_advantages, listwise_reward
-from agenticrec_lite.agent.question import Question
 from agenticrec_lite.training.grpo import ListwiseGRPOTrainer
-from agenticrec_lite.experiment.experiment import Experiment
-from agenticrec_lite.agent.scoring import action_logprobs, pad
-from agenticrec_lite.experiment.shipped import borrow
 from studies import tables
 from studies.changes import standardised_advantages, undropped_advantages
 
@@ -43,15 +43,6 @@ ESTIMATORS = {  # advantages, trl's normaliser
     "dropping, grpo: each trajectory over its own length": (group_advantages, "grpo"),
     "dropping, over the standard deviation, dr_grpo": (standardised_advantages, "dr_grpo"),
 }
-
-
-class Given(ListwiseGRPOTrainer):
-    """The trainer on given rollouts: a task a step."""
-
-    given: list[list[Trajectory]]
-
-    def _play(self, asked):
-        return self.given[self.state.global_step]
 
 
 class Gradients(TrainerCallback):
@@ -76,7 +67,7 @@ def questions(experiment: Experiment) -> list[Question]:
     return [Question(t.task_id, c, "rank", t.positive) for t, c in zip(tasks, contexts, strict=True)]
 
 
-def play(experiment: Experiment, policy: Policy, asked: list[Question], seed: int) -> list[list[Trajectory]]:
+def sampled(experiment: Experiment, policy: Policy, asked: list[Question], seed: int) -> list[list[Trajectory]]:
     """COPIES rewarded rollouts for each question."""
     chat, agent = ChatFormat.of(policy.tokenizer, policy.brief), experiment.profile["agent"]
     groups = [question.group(chat, COPIES, agent["max_calls"]) for question in asked]
@@ -102,9 +93,11 @@ def gradients(
     }  # fmt: skip
     repeated = [question for question in asked for _ in range(n // size)]
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = Given(policy, repeated, lambda t, right: t.reward, settings, agent, None, "rta", 0, scratch,
-                        advantages=advantages)  # fmt: skip
-        trainer.loss_type, trainer.given, seen = normaliser, given, Gradients()
+        by_step, seen = iter(given), Gradients()
+        trainer = ListwiseGRPOTrainer(
+            policy, repeated, lambda t, right: t.reward, settings, agent, None, "rta", 0, scratch, None,
+            advantages=advantages, rollouts=lambda asked: next(by_step), trl={"loss_type": normaliser},
+        )  # fmt: skip
         trainer.add_callback(seen)
         with trainer.bar:
             trainer.train()
@@ -163,7 +156,7 @@ def measure(base: Path) -> list[dict]:
     experiment = borrow(base)
     torch.manual_seed(experiment.seed)
     policy, asked = load_policy(experiment.profile["policy"]), questions(experiment)
-    first, second, third = (play(experiment, policy, asked, 3 * experiment.seed + place) for place in range(3))
+    first, second, third = (sampled(experiment, policy, asked, 3 * experiment.seed + place) for place in range(3))
     reference = gradients(experiment, policy, asked, first, COPIES)
     direction = reference.mean(0) / reference.mean(0).norm()
     (same, _), (other, score) = (derivatives(policy.model, given, direction) for given in (second, third))

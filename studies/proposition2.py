@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from agenticrec_lite.data.tasks import RankingTask
-from agenticrec_lite.runs import read_config, settings_of
-from agenticrec_lite.experiment import stages
-from agenticrec_lite.training.mining import HardNegative, mine_hard_negatives
 from agenticrec_lite.evaluation.pairs import ask, deltas, four_questions, letter_log_odds, mean_interval
+from agenticrec_lite.experiment import stages, start
 from agenticrec_lite.experiment.experiment import Experiment
+from agenticrec_lite.runs import read_config, settings_of
+from agenticrec_lite.training.mining import HardNegative, mine_hard_negatives
 from studies import tables
 from studies.run import mined_by, take_over
 
@@ -31,8 +31,7 @@ class Looks:
 
     def __init__(self, experiment: Experiment, held_out: list[HardNegative]):
         self.experiment, self.steps, self.answers, self.deltas = experiment, [], [], []
-        by_id = {task.task_id: task for task in experiment.training}
-        tasks = [by_id[pair.task_id] for pair in held_out]
+        tasks = experiment.training.find([pair.task_id for pair in held_out])
         self.users = np.array([task.user for task in tasks])
         contexts = zip(held_out, experiment.early_toolbox.contexts(tasks), strict=True)
         self.questions = [question for pair, context in contexts for question in four_questions(pair, context)]
@@ -71,7 +70,7 @@ def fresh_tasks(experiment: Experiment) -> list[RankingTask]:
 def measure(base: Path) -> dict:
     config = read_config(base)
     with tempfile.TemporaryDirectory() as scratch:
-        experiment = pipeline.start(
+        experiment = start(
             config["dataset"], config["profile"], config["seed"], Path(scratch, "run"), settings_of(config)
         )
         with experiment.run:
@@ -80,7 +79,7 @@ def measure(base: Path) -> dict:
             played = experiment.play(fresh, experiment.early_toolbox.contexts(fresh), title="fresh tasks")
             looks = Looks(experiment, mine_hard_negatives(played, fresh, experiment.seed)[:PAIRS])
             looks([])
-            pipeline.train_ppr(experiment, mined_by(experiment, base), watch=looks)
+            stages.train_ppr(experiment, mined_by(experiment, base), watch=looks)
     title = f"Proposition 2 along stage 2: {config['profile']} on {config['dataset']}, seed {config['seed']}"
     return {"title": title, "text": " ".join(TEXT.split()), "rows": looks.rows()}
 

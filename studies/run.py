@@ -7,25 +7,22 @@ from pathlib import Path
 import numpy as np
 
 from agenticrec_lite.errors import UserError
+from agenticrec_lite.experiment import Experiment, stages, start
+from agenticrec_lite.experiment.baselines import evaluate_baselines
+from agenticrec_lite.experiment.results import finish
+from agenticrec_lite.experiment.warm_start import fine_tune, warm_start
+from agenticrec_lite.nano.pretrain import Recipe, pretrain
 from agenticrec_lite.runs import read_config, settings_of
 from agenticrec_lite.runs.files import read_json
-from agenticrec_lite.tools.toolbox import Toolbox
-from agenticrec_lite.experiment import stages
 from agenticrec_lite.training.checkpoint import check_adapter
-from agenticrec_lite.experiment.results import finish
 from agenticrec_lite.training.mining import HardNegative
-from agenticrec_lite.nano.pretrain import Recipe, pretrain
-from agenticrec_lite.experiment.experiment import Experiment
-from agenticrec_lite.experiment.warm_start import fine_tune, warm_start
-from studies.changes import out_of_order
 from studies.sft import corrected
 from studies.variants import VARIANTS, Variant
 
-FITTED: dict[tuple, Toolbox] = {}  # by data, seed, neighbours and part
 SUPERVISED = {"warm_start.micro_batch": 16, "warm_start.learning_rate": 1e-3}
 
 
-def play(name: str, base: Path, out: Path, settings: dict | None = None) -> dict:
+def run_variant(name: str, base: Path, out: Path, settings: dict | None = None) -> dict:
     """Run a variant of a finished run; what has finished in `out` is not run again.
 
     Args:
@@ -48,21 +45,19 @@ def play(name: str, base: Path, out: Path, settings: dict | None = None) -> dict
     overrides = sections | supervised | variant.settings | (settings or {})
     if variant.width:
         nano_of_width(variant.width, Path(overrides["policy.id"]))
-    experiment = pipeline.start(config["dataset"], config["profile"], config["seed"], out, overrides, variant=name)
-    with experiment.run, out_of_order(variant.broken):
+    about = (config["dataset"], config["profile"], config["seed"], out, overrides)
+    experiment = start(*about, variant=name, **variant.parts)
+    with experiment.run:
         if "differences" in experiment.run.result:
             return experiment.run.result
-        share_recommenders(experiment)
-        if variant.prepare:
-            variant.prepare(experiment)
         _train(experiment, variant, base)
-        before = pipeline.untrained(experiment)
+        before = stages.untrained(experiment)
         method = {"test": "rta", "all": "ppr", "untrained": before}.get(variant.stage, variant.stage)
         if variant.stage == "untrained":
-            pipeline.evaluate_untrained(experiment, method)
+            stages.evaluate_untrained(experiment, method)
         else:
             temperature = experiment.profile["rta"]["temperature"] if variant.sampled else 0.0
-            pipeline.evaluate_stage(experiment, method, temperature)
+            stages.evaluate_stage(experiment, method, temperature)
         against = before if variant.against == "untrained" else variant.against
         about = {"name": name, "question": variant.question, "method": method, "against": against}
         experiment.run.write_result(variant=about | {"paired": variant.paired})
@@ -73,19 +68,6 @@ def nano_of_width(width: int, folder: Path) -> None:
     """Pre-train a nano of another width by the shipped one's recipe; the card, written last, says that it is there."""
     if not (folder / "README.md").exists():
         pretrain(folder, Recipe(hidden=width))
-
-
-def share_recommenders(experiment: Experiment) -> None:
-    """Variants of one run that a process plays one after another fit the tools' recommenders once."""
-    fit, neighbours = experiment._fit, experiment.profile["agent"]["neighbours"]
-    same = (experiment.log.fingerprint(), experiment.seed, neighbours)
-
-    def fit_once(part: str) -> Toolbox:
-        if (*same, part) not in FITTED:
-            FITTED[*same, part] = fit(part)
-        return FITTED[*same, part]
-
-    experiment._fit = fit_once
 
 
 def _train(experiment: Experiment, variant: Variant, base: Path) -> None:
@@ -99,13 +81,13 @@ def _train(experiment: Experiment, variant: Variant, base: Path) -> None:
     if variant.stage == "sft" and not experiment.run.done("sft"):
         fine_tune(experiment, "sft", corrected)
     if variant.stage == "all":
-        pipeline.evaluate_baselines(experiment)
+        evaluate_baselines(experiment)
     if variant.stage in ("rta", "all"):
-        pipeline.train_rta(experiment, reward=variant.reward, advantages=variant.advantages)
+        stages.train_rta(experiment)
     if variant.stage == "all":
-        pipeline.evaluate_stage(experiment, "rta")
+        stages.evaluate_stage(experiment, "rta")
     if variant.stage in ("ppr", "all"):
-        pipeline.train_ppr(experiment, _pairs(experiment, variant, base), variant.kinds)
+        stages.train_ppr(experiment, _pairs(experiment, variant, base), variant.kinds)
 
 
 def _source(variant: Variant, base: Path, out: Path) -> Path:
@@ -152,12 +134,12 @@ def mined_by(experiment: Experiment, base: Path) -> list[HardNegative]:
     """What the base run has mined."""
     if not experiment.run.done("mining"):
         experiment.run.mark("mining", read_json(base / "state.json")["mining"])
-    return pipeline.mine(experiment)
+    return stages.mine(experiment)
 
 
 def _pairs(experiment: Experiment, variant: Variant, base: Path) -> list[HardNegative]:
     """Pairs mined with the policy of stage 1 (the base run's, if that is its), with the variant's negatives."""
-    mined = mined_by(experiment, base) if variant.stage == "ppr" else pipeline.mine(experiment)
+    mined = mined_by(experiment, base) if variant.stage == "ppr" else stages.mine(experiment)
     rng = np.random.default_rng((experiment.seed, 9))
     if variant.negative is None:
         return mined

@@ -3,16 +3,16 @@
 import numpy as np
 import torch
 
+from agenticrec_lite.agent.episodes import Sampling
 from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.protocol import TOP
-from agenticrec_lite.agent.episodes import Sampling
-from agenticrec_lite.agent.rollout import rollout
-from agenticrec_lite.agent.trajectory import Trajectory
-from agenticrec_lite.tools import TaskContext
 from agenticrec_lite.agent.question import Question
-from agenticrec_lite.agent.teacher import run_script
-from agenticrec_lite.experiment.experiment import Experiment
+from agenticrec_lite.agent.rollout import rollout
 from agenticrec_lite.agent.scoring import split_turns
+from agenticrec_lite.agent.teacher import run_script
+from agenticrec_lite.agent.trajectory import Trajectory
+from agenticrec_lite.experiment.experiment import Experiment
+from agenticrec_lite.tools import TaskContext
 
 
 def corrected(experiment: Experiment, chat: ChatFormat) -> list[Trajectory]:

@@ -5,11 +5,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from agenticrec_lite.rewards import group_advantages, listwise_reward
+from agenticrec_lite.experiment.stages import KINDS
 from agenticrec_lite.tools import TOOLS
 from agenticrec_lite.training.mining import HardNegative
-from agenticrec_lite.experiment.experiment import Experiment
-from agenticrec_lite.experiment.stages import KINDS
 from studies import changes, evidence
 
 
@@ -23,9 +21,8 @@ class Variant:
             "test" (only evaluates the base run's RTA policy), or "untrained" (only the policy before RL).
         against: What it is held against: a method of the base run ("untrained": the policy before RL), or a variant.
         settings: Of the profile, by dotted name.
-        prepare: Changes the experiment before anything is made of it.
-        reward, advantages: Of stage 1.
-        broken: Tools that answer with an error.
+        parts: What is handed to the experiment in place of the package's own: reward, advantages, evidence,
+            candidates, tools (see `agenticrec_lite.experiment.Extensions`).
         negative: Draws the negative of a mined pair.
         kinds: Of stage-2 questions.
         trained_on: The dataset of the run whose policy is tested, if it is not the base run.
@@ -39,10 +36,7 @@ class Variant:
     stage: str = "rta"
     against: str = "rta"
     settings: dict = field(default_factory=dict)
-    prepare: Callable[[Experiment], None] | None = None
-    reward: Callable = listwise_reward
-    advantages: Callable = group_advantages
-    broken: Sequence[str] = ()
+    parts: dict = field(default_factory=dict)
     negative: Callable[[HardNegative, np.random.Generator], int] | None = None
     kinds: Sequence[str] = KINDS
     trained_on: str = ""
@@ -84,25 +78,26 @@ VARIANTS: dict[str, Variant] = {
     "sft": Variant("Supervised fine-tuning on the positive instead of RL: as many trajectories, of the frozen policy, "
                    "with the positive put first", stage="sft"),
     **{f"asks-{name}": Variant(f"The tools' sequential recommender is {what}", "all", "ppr",
-                               prepare=evidence.asking(name))
+                               parts={"evidence": evidence.asking(name)})
        for name, what in (("longer", "SASRec after 16 epochs"), ("gru4rec", "GRU4Rec"),
                           ("catalogue", "SASRec and GRU4Rec that read the catalogue, too"),
                           ("catalogue-only", "SASRec and GRU4Rec that know items by the catalogue alone"))},
     "asks-weighed": Variant("The tools' sequential recommender is a larger GRU4Rec that knows items by the catalogue "
                             "alone, and their neighbours' votes weigh what is best on validation tasks", "all", "ppr",
-                            prepare=evidence.asking("weighed", weigh=True)),
-    "leak": Variant("Tools that have seen the training targets", prepare=changes.leak),
-    "std": Variant("Advantages divided by the group's standard deviation", advantages=changes.standardised_advantages),
-    "undropped": Variant("Groups of negative rewards are kept", advantages=changes.undropped_advantages),
-    "no-bonus": Variant("No + 0.1 for a first place with a tool", reward=changes.without_bonus),
+                            parts={"evidence": evidence.asking("weighed", weigh=True)}),
+    "leak": Variant("Tools that have seen the training targets", parts={"evidence": changes.leaked}),
+    "std": Variant("Advantages divided by the group's standard deviation",
+                   parts={"advantages": changes.standardised_advantages}),
+    "undropped": Variant("Groups of negative rewards are kept", parts={"advantages": changes.undropped_advantages}),
+    "no-bonus": Variant("No + 0.1 for a first place with a tool", parts={"reward": changes.without_bonus}),
     "random-reward": Variant("Rewards that know nothing of the positive", against="frozen_greedy",
-                             reward=changes.at_random),
+                             parts={"reward": changes.at_random}),
     "random-reward-sampled": Variant("The policy of random-reward, sampled as in training", "test", "frozen_sampled",
                                      policy_of="random-reward", sampled=True),
     "reasoning": Variant("R, reasoning alone: every tool answers with an error, in training and at the test",
-                         broken=tuple(TOOLS)),
+                         parts={"tools": changes.with_broken(TOOLS)}),
     "reasoning-untrained": Variant("R before RL: every tool answers with an error", "untrained", "untrained",
-                                   broken=tuple(TOOLS)),
+                                   parts={"tools": changes.with_broken(TOOLS)}),
     "any-negative": Variant("Pairs with any other candidate instead of mined ones", "ppr", "ppr",
                             negative=any_negative),
     "hardest": Variant("Pairs with the first of the list", "ppr", "ppr", negative=hardest_negative),
@@ -112,21 +107,26 @@ VARIANTS: dict[str, Variant] = {
                          kinds=("less", "rank")),
     "unrehearsed": Variant("No ranking among the questions of PPR, as in the paper (96 pairs, not 64)", "ppr", "ppr",
                            settings={"ppr.rehearse": False}),
-    "shuffled-1": Variant("The same candidates in another order", "test", prepare=changes.shuffled(1)),
-    "shuffled-2": Variant("The same candidates in a third order", "test", prepare=changes.shuffled(2)),
-    "redrawn": Variant("The same positives beside other random candidates", "test", prepare=changes.redrawn(1000)),
+    "shuffled-1": Variant("The same candidates in another order", "test", parts={"candidates": changes.shuffled(1)}),
+    "shuffled-2": Variant("The same candidates in a third order", "test", parts={"candidates": changes.shuffled(2)}),
+    "redrawn": Variant("The same positives beside other random candidates", "test",
+                       parts={"candidates": changes.redrawn(1000)}),
     "transfer": Variant("Trained on the toystore, never on this dataset", "test", trained_on="toystore"),
     "half": _exploratory("Half of the steps: what the exploratory variants are held against"),
-    **{f"without-{name}": _exploratory(f"{name} answers with an error", broken=(name,)) for name in TOOLS},
+    **{f"without-{name}": _exploratory(f"{name} answers with an error", parts={"tools": changes.with_broken([name])})
+       for name in TOOLS},
     **{f"alone-{name}": _exploratory(f"All tools but {name} answer with an error",
-                                     broken=tuple(other for other in TOOLS if other != name)) for name in TOOLS},
-    **{f"lies-{p}": _exploratory(f"get_similar_users lies in {p} % of the tasks", prepare=changes.lies(p / 100))
+                                     parts={"tools": changes.with_broken([other for other in TOOLS if other != name])})
+       for name in TOOLS},
+    **{f"lies-{p}": _exploratory(f"get_similar_users lies in {p} % of the tasks",
+                                 parts={"evidence": changes.lies(p / 100)})
        for p in (25, 50, 75)},
-    "lies-25-full": Variant("get_similar_users lies in 25 % of the tasks, all steps", prepare=changes.lies(0.25)),
-    **{f"candidates-{n}": _exploratory(f"{n} candidates", prepare=changes.candidates(n), paired=False)
+    "lies-25-full": Variant("get_similar_users lies in 25 % of the tasks, all steps",
+                            parts={"evidence": changes.lies(0.25)}),
+    **{f"candidates-{n}": _exploratory(f"{n} candidates", settings=HALF | {"tasks.n_candidates": n}, paired=False)
        for n in (50, 100)},
     "candidates-50-warm": _exploratory("50 candidates, after a warm start on 1,280 scripted trajectories",
-                                       settings=HALF | WARM, prepare=changes.candidates(50), paired=False),
+                                       settings=HALF | WARM | {"tasks.n_candidates": 50}, paired=False),
     **{f"group-{size}": _exploratory(f"Groups of {size}, as many rollouts a step", settings=_groups(size))
        for size in (2, 4, 16)},
     **{f"width-{width}": _width(width) for width in (64, 256)},

@@ -16,14 +16,14 @@ from transformers import DynamicCache
 from agenticrec_lite.agent.protocol import TOP
 from agenticrec_lite.evaluation import evaluate
 from agenticrec_lite.evaluation.metrics import paired_difference, summarize
+from agenticrec_lite.experiment.experiment import Experiment
+from agenticrec_lite.experiment.shipped import borrow
 from agenticrec_lite.policy import Policy, load_policy
 from agenticrec_lite.profiles import load_profile
 from agenticrec_lite.runs import read_ranks
 from agenticrec_lite.runs.files import read_json, write_json
 from agenticrec_lite.tools import TaskContext
 from agenticrec_lite.tools.text import escape
-from agenticrec_lite.experiment.experiment import Experiment
-from agenticrec_lite.experiment.shipped import borrow
 from studies import tables
 
 TITLE = "Zero-shot list-wise ranking without tools"

@@ -26,20 +26,21 @@ def test_the_report_on_all_that_ships_is_made_in_under_a_minute(tmp_path):
 
 def again(run: Path, method: str, folder: Path) -> dict:
     """The figures of one method of a run, made from nothing but its configuration."""
-    from agenticrec_lite.experiment import stages
+    from agenticrec_lite.experiment import stages, start
+    from agenticrec_lite.experiment.baselines import evaluate_baselines
 
     config = read_config(run)
-    experiment = pipeline.start(config["dataset"], config["profile"], config["seed"], folder, settings_of(config))
+    experiment = start(config["dataset"], config["profile"], config["seed"], folder, settings_of(config))
     with experiment.run:
         if not method.startswith(("frozen", "rta", "ppr")):
-            return pipeline.evaluate_baselines(experiment)[method]
+            return evaluate_baselines(experiment)[method]
         if method.startswith("frozen"):
-            pipeline.evaluate_frozen(experiment)
+            stages.evaluate_frozen(experiment)
         else:
-            pipeline.train_rta(experiment)
+            stages.train_rta(experiment)
             if method == "ppr":
-                pipeline.train_ppr(experiment, pipeline.mine(experiment))
-            pipeline.evaluate_stage(experiment, method)
+                stages.train_ppr(experiment, stages.mine(experiment))
+            stages.evaluate_stage(experiment, method)
         return experiment.run.result["metrics"][method]
 
 

@@ -10,7 +10,8 @@ import pandas as pd  # noqa: E402
 import pytest  # noqa: E402
 
 from agenticrec_lite.errors import UserError  # noqa: E402
-from agenticrec_lite.show.figures import METHODS, final_bars, reward_curve, side_by_side, tool_use, training_signals
+from agenticrec_lite.methods import LABELS, METHODS
+from agenticrec_lite.show.figures import final_bars, reward_curve, side_by_side, tool_use, training_signals
 
 TOOLS = ("tool_get_similar_users", "tool_get_similar_items", "tool_item_info_search")
 
@@ -23,7 +24,7 @@ def make_metrics(stages=(("rta", 12), ("ppr", 4))):
 
 
 def make_result(**changes):
-    values = {name: 0.1 * (place + 2) for place, name in enumerate(["random", *METHODS, "ceiling"])}
+    values = {name: 0.1 * (place + 2) for place, name in enumerate([*METHODS, "mine"])}
     metrics = {
         name: {"N@10": value, "H@1": value / 2,
                "ci95": {"N@10": [value - 0.02, value + 0.02], "H@1": [value / 2 - 0.03, value / 2 + 0.03]}}
@@ -63,7 +64,8 @@ def test_tool_use_has_a_panel_a_tool_and_one_for_all_calls():
 def test_final_bars_shows_every_method_and_bound():
     figure = final_bars(make_result())
     shown = texts(figure)
-    assert {label for label, *_ in METHODS.values()} <= set(shown)
+    assert {LABELS[name] for name in METHODS} - {"random order", "evidence ceiling", "Bayes", "oracle"} <= set(shown)
+    assert shown.index("SASRec") < shown.index("mine") < shown.index("frozen policy")  # a recommender of one's own
     assert "random order\n.200" in shown and any("1,000 test tasks" in text for text in shown)
     assert [axes.get_xlabel()[:4] for axes in figure.axes] == ["N@10", "H@1,"]
 

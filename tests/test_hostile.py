@@ -183,7 +183,7 @@ def parsed(trajectory) -> tuple:
 def test_a_hostile_catalogue_changes_neither_parse_nor_mask(nano_chat, names, script):
     """Against a neutral one: the same steps and outcome, and the same tokens with mask 1; only observations differ."""
     hostile = catalogue(lambda i: names[i % len(names)])
-    played = [play(script, world, nano_chat, "rank", nano_chat.prompt_ids(world)) for world in (hostile, NEUTRAL)]
+    played = [run_script(script, world, nano_chat, "rank", nano_chat.prompt_ids(world)) for world in (hostile, NEUTRAL)]
     assert parsed(played[0]) == parsed(played[1]) and written(played[0]) == written(played[1])
     specials = [added(nano_chat, t.prompt_ids + t.completion_ids) for t in played]
     assert specials[0] == specials[1], "not one control token more or less, anywhere"
@@ -214,13 +214,13 @@ def test_the_engine_masks_prompt_and_observations_of_a_hostile_catalogue(tiny, m
     world = catalogue(lambda i: HOSTILE[i % len(HOSTILE)])
     waiting = [token for turn in script for token in chat.turn_ids(turn)]
 
-    def choose(self, logits):
+    def choose(self, logits, generator=None):
         return torch.tensor([waiting.pop(0)]), torch.zeros(1)
 
-    monkeypatch.setattr(engine._Batch, "_choose", choose)
+    monkeypatch.setattr(Sampling, "choose", choose)
     group = Group("t", chat.prompt_ids(world), [RankingEnvironment(world)])
     (trajectory,) = engine.rollout(model, chat, [group], Sampling(0, 400, 10_000))
-    same = play(script, world, chat, "rank", chat.prompt_ids(world))
+    same = run_script(script, world, chat, "rank", chat.prompt_ids(world))
     assert not waiting and parsed(trajectory) == parsed(same)
     assert (trajectory.completion_ids, trajectory.action_mask) == (same.completion_ids, same.action_mask)
     assert sum(written(trajectory), []) == [token for turn in script for token in chat.turn_ids(turn)]
@@ -341,7 +341,7 @@ def test_a_hostile_catalogue_runs_nothing_in_a_real_browser(tiny, tmp_path):
 
     chat = tiny[1]
     world = catalogue(lambda i: [ATTACKS, *HOSTILE[-20:]][i % 12])
-    trajectory = play(SCRIPTS[0], world, chat, "rank", chat.prompt_ids(world))
+    trajectory = run_script(SCRIPTS[0], world, chat, "rank", chat.prompt_ids(world))
     trajectory.task_id, trajectory.reward, trajectory.advantage = ATTACKS, 1.0, 0.5
     views = [show_tokens(trajectory, chat.tokenizer, ATTACKS), show_trajectory(trajectory, ATTACKS)]
     views += [show_group([trajectory] * 2), compare(trajectory, trajectory)]

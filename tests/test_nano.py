@@ -18,7 +18,7 @@ from agenticrec_lite.agent.teacher import (
     ORDERING,
     Script,
     choose_sources,
-    play,
+    run_script,
     scripted_pair,
     scripted_ranking,
     some_tools,
@@ -32,7 +32,7 @@ def test_every_script_of_every_world_is_a_valid_trajectory(tiny):
     for _ in range(60):
         world = random_world(rng)
         for n_calls in (0, 1, 3, 5):
-            trajectory = play(scripted_ranking(world, rng, some_tools(rng, n_calls)), world, chat)
+            trajectory = run_script(scripted_ranking(world, rng, some_tools(rng, n_calls)), world, chat)
             assert trajectory.outcome == "answered" and trajectory.n_calls == n_calls
             kinds |= {step.tool for step in trajectory.steps if step.kind == "call"}
             kinds.add(re.search("keep|follow", trajectory.steps[-2].text)[0])

@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
 @pytest.mark.all
 def test_a_run_leaves_what_readers_rely_on(folder):
     result = json.loads((folder / "result.json").read_text())
-    assert set(METHODS) - {"bayes", "oracle", "warm_start", "sft"} <= set(result["metrics"]) and result["n_test"] == 24
+    assert set(METHODS) - {"bayes", "oracle", "warm_start", "sft", "frozen_r", "trained_r"} <= set(result["metrics"]) and result["n_test"] == 24
     for metrics in result["metrics"].values():
         assert {"H@1", "H@5", "H@10", "N@5", "N@10", "valid", "ci95"} <= set(metrics)
     assert {"recommenders", "rta", "mining"} <= set(result["seconds"]) and result["peak_rss_mb"] > 0

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from agenticrec_lite.agent.protocol import write_answer, write_call
+from agenticrec_lite.agent.teacher import run_script
 from agenticrec_lite.agent.trajectory import Trajectory
-from agenticrec_lite.data import load_dataset, temporal_split
+from agenticrec_lite.data import RankingTask, build_tasks, load_dataset, temporal_split
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.evaluation.metrics import paired_difference, summarize
 from agenticrec_lite.paper import claims
@@ -20,11 +21,10 @@ from agenticrec_lite.policy import NANO
 from agenticrec_lite.report import ablations, collect, full_report, pool, with_reasoning
 from agenticrec_lite.rewards import group_advantages, listwise_reward
 from agenticrec_lite.runs import open_run, read_config, read_metrics
-from agenticrec_lite.tools import call_tool
+from agenticrec_lite.tools import TOOLS, Evidence, ItemCard, TaskContext, call_tool
 from agenticrec_lite.training.mining import HardNegative
-from agenticrec_lite.agent.teacher import run_script
 from studies import changes, evidence, proposition1, proposition2, remaining, sft, tables, zero_shot
-from studies.run import play, share_recommenders
+from studies.run import run_variant
 from studies.variants import TIERS, VARIANTS, any_negative, hardest_negative
 
 
@@ -54,14 +54,15 @@ def test_other_advantages():
     assert not none.any() and np.allclose(kept[4:], np.array(rewards[4:]) + 0.625) and np.allclose(kept[:4], plain[:4])
 
 
-def test_a_tool_out_of_order_says_so_and_is_whole_again_afterwards(context):
+def test_a_broken_tool_says_so_and_the_others_do_not(context):
     name = "get_similar_users"
-    true = call_tool(name, {}, context)
-    with changes.out_of_order([name]):
-        assert call_tool(name, {}, context) == "Error: the service is down."
-        assert "no argument" in call_tool(name, {"x": "1"}, context)
-        assert call_tool("get_session_behavior", {}, context).startswith("Last 3")
-    assert call_tool(name, {}, context) == true and not true.startswith("Error")
+    tools = {tool.__name__: tool for tool in changes.with_broken([name])}
+    assert list(tools) == list(TOOLS)
+    with_broken = replace(context, tools=tools)
+    assert call_tool(name, {}, with_broken) == "Error: the service is down."
+    assert "no argument" in call_tool(name, {"x": "1"}, with_broken)
+    assert call_tool("get_session_behavior", {}, with_broken).startswith("Last 3")
+    assert not call_tool(name, {}, context).startswith("Error")
 
 
 def test_a_liar_hands_out_the_scores_in_another_order(context):
@@ -71,45 +72,35 @@ def test_a_liar_hands_out_the_scores_in_another_order(context):
     assert (liar.similar_items(None).scores == context.collaborative.similar_items(None).scores).all()
 
 
-class SomeExperiment:
-    """What changes of the tasks look at."""
+def test_lies_are_told_in_a_share_of_the_tasks():
+    class Honest:
+        def contexts(self, tasks):
+            return [TaskContext([], [], [ItemCard("x")] * 4, Fixed()) for _ in tasks]
 
-    def __init__(self):
-        self.log, self.seed = load_dataset("toystore"), 0
-        self.split = temporal_split(self.log)
-        changes.candidates(20)(self)
-        self.test = self.tasks("test", 30)
+    class Fixed:
+        def similar_users(self):
+            return Evidence([], np.arange(4.0))
+
+    tasks = [RankingTask(f"test-{n:06d}", 0, (), (), (1, 2, 3, 4), 1, 0) for n in range(400)]
+    scores = [c.collaborative.similar_users().scores.tolist() for c in changes.Lies(Honest(), 0.5).contexts(tasks)]
+    assert 0.4 < np.mean([found != [0, 1, 2, 3] for found in scores]) < 0.6
+    again = changes.Lies(Honest(), 0.5).contexts(tasks[:50])
+    assert [c.collaborative.similar_users().scores.tolist() for c in again] == scores[:50]
 
 
 def test_shuffled_and_redrawn_candidates_keep_the_question():
-    for change, same_items in ((changes.shuffled(1), True), (changes.redrawn(1000), False)):
-        experiment = SomeExperiment()
-        before = experiment.test
-        change(experiment)
-        assert [t.task_id for t in experiment.test] == [t.task_id for t in before]
-        for old, new in zip(before, experiment.test, strict=True):
+    log = load_dataset("toystore")
+    split = temporal_split(log)
+    before = build_tasks(log, split, "test", 30, 0)
+    for draw, same_items in ((changes.shuffled(1), True), (changes.redrawn(1000), False)):
+        after = build_tasks(log, split, "test", 30, 0, draw=draw)
+        assert [t.task_id for t in after] == [t.task_id for t in before]
+        for old, new in zip(before, after, strict=True):
             assert new.candidates[new.positive - 1] == old.candidates[old.positive - 1]
             assert (set(new.candidates) == set(old.candidates)) is same_items and new.history == old.history
-        assert [t.candidates for t in before] != [t.candidates for t in experiment.test]
-
-
-def test_more_candidates():
-    experiment = SomeExperiment()
-    changes.candidates(50)(experiment)
-    assert "test" not in vars(experiment)  # drawn anew when asked for
-    assert all(len(set(task.candidates)) == 50 for task in experiment.tasks("test", 5))
-
-
-def test_recommenders_are_fitted_once_and_stay_what_they_were(monkeypatch):
-    monkeypatch.setattr("studies.run.FITTED", {})
-    fits, made = [], [SomeExperiment() for _ in range(3)]
-    for number, experiment in enumerate(made):
-        experiment.profile, experiment.seed = {"agent": {"neighbours": 3}}, number // 2  # the third has another seed
-        experiment._fit = lambda part, n=number: fits.append((n, part)) or object()
-        share_recommenders(experiment)
-    first, second, other = ([each._fit(part) for part in ("train", "train_early")] for each in made)
-    assert fits == [(0, "train"), (0, "train_early"), (2, "train"), (2, "train_early")]
-    assert first == second and first[0] is not first[1] and other[0] is not first[0]
+        assert [t.candidates for t in before] != [t.candidates for t in after]
+    by_id = {task.task_id: task.candidates for task in build_tasks(log, split, "test", None, 1000)}
+    assert all(task.candidates == by_id[task.task_id] for task in after)  # those of seed 1000
 
 
 def test_negatives():
@@ -184,7 +175,7 @@ def test_every_variant_is_in_one_tier_and_held_against_something():
     methods = {"rta", "ppr", "frozen_greedy", "frozen_sampled", "untrained"}
     assert all(variant.against in methods | set(VARIANTS) for variant in VARIANTS.values())
     with pytest.raises(UserError, match="no variant 'huge'"):
-        play("huge", ".", ".")
+        run_variant("huge", ".", ".")
 
 
 def finished(folder, seed, ranks, variant=None):
@@ -289,7 +280,7 @@ def base(tmp_path_factory):
     ("without-get_similar_users", {"rta.steps": 2}), ("reasoning-untrained", {}),
 ])  # fmt: skip
 def test_a_variant_goes_all_the_way_and_is_not_run_again(name, settings, base, tmp_path):
-    result = play(name, base, tmp_path / name, settings)
+    result = run_variant(name, base, tmp_path / name, settings)
     stage = VARIANTS[name].stage
     trained = {"test": set(), "untrained": set(), "all": {"rta", "ppr"}}.get(stage, {stage})
     wanted = {"test": {"rta"}, "untrained": {"frozen", "frozen_greedy", "frozen_sampled"}}.get(stage, {stage})
@@ -297,7 +288,7 @@ def test_a_variant_goes_all_the_way_and_is_not_run_again(name, settings, base, t
     assert found >= {"rta", "ppr", "gru4rec", "bayes"} if stage == "all" else found == wanted
     assert result["variant"]["name"] == name and result["n_test"] == 12
     assert (set(read_metrics(tmp_path / name)["stage"]) if trained else set()) == trained
-    again = play(name, base, tmp_path / name, settings)
+    again = run_variant(name, base, tmp_path / name, settings)
     assert again["metrics"] == result["metrics"] and again["seconds"] == result["seconds"]
     table = ablations({"": [base], name: [tmp_path / name]})
     assert table.loc[name, "n"] == 12
@@ -308,14 +299,14 @@ def test_a_policy_of_another_dataset_is_tested_and_one_that_is_not_there_said(ba
     here, there = tmp_path / "nano-toystore/seed-0", tmp_path / "nano-other/seed-0"
     shutil.copytree(base, here)
     with pytest.raises(UserError, match="is itself on toystore"):
-        play("transfer", here, tmp_path / "a")
+        run_variant("transfer", here, tmp_path / "a")
     monkeypatch.setitem(VARIANTS, "transfer", replace(VARIANTS["transfer"], trained_on="other"))
     with pytest.raises(UserError, match="base does not say in its folder's name that it is on toystore"):
-        play("transfer", base, tmp_path / "a")
+        run_variant("transfer", base, tmp_path / "a")
     with pytest.raises(UserError, match="nano-other/seed-0 holds no adapter"):
-        play("transfer", here, tmp_path / "a")
+        run_variant("transfer", here, tmp_path / "a")
     shutil.copytree(base, there)
-    assert list(play("transfer", here, tmp_path / "b")["metrics"]) == ["rta"]
+    assert list(run_variant("transfer", here, tmp_path / "b")["metrics"]) == ["rta"]
 
 
 @pytest.mark.all
@@ -329,7 +320,7 @@ def test_another_width_is_pretrained_once_and_trained(base, tmp_path, monkeypatc
     monkeypatch.setattr("studies.run.pretrain", pretrain)
     settings = {"policy.id": str(tmp_path / "nano-64"), "rta.steps": 1}
     for again in ("a", "b"):
-        result = play("width-64", base, tmp_path / again, settings)
+        result = run_variant("width-64", base, tmp_path / again, settings)
         assert result["variant"]["against"] == "half" and list(result["metrics"]) == ["rta"]
         assert read_config(tmp_path / again)["policy"]["id"] == settings["policy.id"]
     assert made == [64]
@@ -338,7 +329,7 @@ def test_another_width_is_pretrained_once_and_trained(base, tmp_path, monkeypatc
 @pytest.mark.all
 def test_a_variant_may_begin_with_a_warm_start(base, tmp_path):
     settings = {"warm_start.steps": 1, "rta.steps": 1}
-    assert list(play("candidates-50-warm", base, tmp_path / "a", settings)["metrics"]) == ["rta"]
+    assert list(run_variant("candidates-50-warm", base, tmp_path / "a", settings)["metrics"]) == ["rta"]
     assert set(read_metrics(tmp_path / "a")["stage"]) == {"warm_start", "rta"}
     played = (tmp_path / "a/trajectories.jsonl").read_text().splitlines()
     assert {len(json.loads(line)["candidates"]) for line in played} == {50}
@@ -348,9 +339,9 @@ def test_a_variant_may_begin_with_a_warm_start(base, tmp_path):
 def test_a_variants_policy_is_tested_again_sampled(base, tmp_path):
     name, trained = "random-reward-sampled", tmp_path / "random-reward/seed-0"
     with pytest.raises(UserError, match="random-reward/seed-0 holds no adapter"):
-        play(name, base, tmp_path / name / "seed-0")
+        run_variant(name, base, tmp_path / name / "seed-0")
     shutil.copytree(base / "checkpoints/rta", trained / "checkpoints/rta")  # another's place, the same policy
-    result = play(name, base, tmp_path / name / "seed-0")
+    result = run_variant(name, base, tmp_path / name / "seed-0")
     assert result["variant"]["against"] == "frozen_sampled"
     greedy, sampled = ([row["steps"] for line in (run / "trajectories.jsonl").read_text().splitlines()
                         if (row := json.loads(line))["stage"] == "evaluate_rta"]

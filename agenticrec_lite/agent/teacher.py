@@ -7,6 +7,8 @@ answer when it decodes greedily, and which tool that is would be the luck of the
 the last lessons the teachers have a habit: they ask about the user and the items more often than for lists.
 """
 
+import inspect
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,10 +18,13 @@ from agenticrec_lite.agent.environment import RankingEnvironment
 from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.protocol import TOP, write_answer, write_call
 from agenticrec_lite.agent.trajectory import Trajectory
-from agenticrec_lite.tools import TOOLS, TaskContext
+from agenticrec_lite.tools import TOOLS, TaskContext, call_tool, tools_of
 from agenticrec_lite.tools.context import label
+from agenticrec_lite.tools.registry import accepted, parameters
 from agenticrec_lite.tools.text import escape, shown_scores
 
+# A list as `text.ordered_candidates` writes it, after its name: "Candidates by last taken: 7:88, 3:81, ..."
+_SHOWN_LIST = re.compile(r"^Candidates by (?P<source>[^:\n]+): (?P<pairs>\d+:\d+(?:, \d+:\d+)*)$", re.M)
 ORDERING = ("get_similar_users", "get_similar_items")  # tools that list the candidates in order
 
 
@@ -45,8 +50,27 @@ def scripted_calls(context: TaskContext, rng: np.random.Generator, tools: Sequen
     """Calls of the given tools with random arguments, now and then a wrong one."""
     script = Script([], {})
     for name in tools:
+        if name not in TOOLS:
+            _call_own(name, context, rng, script)
+            continue
         script.turns.append(write_call(name, _arguments(name, context, rng, script), f"I ask {name}."))
     return script
+
+
+def _call_own(name: str, context: TaskContext, rng: np.random.Generator, script: Script) -> None:
+    """A call of a tool of the user's own: required arguments are drawn, and a list that it shows can be followed."""
+    drawn, n = {}, len(context.candidates)
+    for argument, parameter in parameters(tools_of(context)[name]).items():
+        if parameter.default is inspect.Parameter.empty:
+            kind = accepted(parameter)[0]
+            drawn[argument] = str(rng.integers(1, n + 1)) if kind is str else kind(rng.integers(1, n + 1))
+    script.turns.append(write_call(name, drawn, f"I ask {name}."))
+    for match in _SHOWN_LIST.finditer(call_tool(name, drawn, context)):
+        numbers = [int(pair.split(":")[0]) for pair in match["pairs"].split(", ")]
+        if sorted(numbers) == list(range(1, n + 1)):
+            scores = np.empty(n)
+            scores[np.array(numbers) - 1] = -np.arange(n)
+            script.seen[match["source"]] = scores
 
 
 def _arguments(name: str, context: TaskContext, rng: np.random.Generator, script: Script) -> dict:

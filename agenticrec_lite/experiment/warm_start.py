@@ -17,6 +17,7 @@ from agenticrec_lite.agent.teacher import run_script, scripted_ranking, some_too
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.experiment.experiment import Experiment
 from agenticrec_lite.runs import processes
+from agenticrec_lite.tools import tools_of
 from agenticrec_lite.training.arguments import sft_config
 from agenticrec_lite.training.sft import DemonstrationTrainer, StepLog, as_row
 
@@ -55,18 +56,21 @@ def fine_tune(
     experiment.end_training(stage)
 
 
-def demonstrations(experiment: Experiment, chat: ChatFormat) -> list[Trajectory]:
+def demonstrations(experiment: Experiment, chat: ChatFormat, steps: int | None = None) -> list[Trajectory]:
     """Scripted trajectories, steps x batch of them, played in the environment that rollouts play in.
 
     Those that go through the model together (`micro_batch`) are of one task, for then they share their prompt.
+    More `steps` than the profile's add demonstrations on earlier tasks, at the beginning.
     """
     settings, rng = experiment.profile["warm_start"], np.random.default_rng((experiment.seed, 8))
     copies = settings["micro_batch"]
-    tasks = experiment.training[-(settings["steps"] * settings["batch"] // copies) :]
+    tasks = experiment.training[-((steps or settings["steps"]) * settings["batch"] // copies) :]
     played = []
     for task, context in zip(tasks, experiment.early_toolbox.contexts(tasks), strict=True):
         prompt = chat.prompt_ids(context)
         for _ in range(copies):
-            turns = scripted_ranking(context, rng, some_tools(rng, 1 + int(rng.choice(len(CALLS), p=CALLS))))
+            turns = scripted_ranking(
+                context, rng, some_tools(rng, 1 + int(rng.choice(len(CALLS), p=CALLS)), list(tools_of(context)))
+            )
             played.append(run_script(turns, context, chat, "rank", prompt))
     return played

@@ -17,21 +17,20 @@ from agenticrec_lite.runs import processes
 
 
 def grpo_config(settings: dict, agent: dict, output_dir: str, seed: int, dtype: str = "float32", **more) -> GRPOConfig:
-    """trl's arguments for a stage: on-policy, dr_grpo, no reward scaling, no KL; and `more` of them."""
-    return GRPOConfig(
-        output_dir,
-        **_common(settings, dtype, seed),
-        num_generations=settings["group_size"],
-        per_device_train_batch_size=settings["micro_groups"] * settings["group_size"],
-        gradient_accumulation_steps=passes(settings, "tasks_per_step", "micro_groups"),
-        temperature=settings["temperature"],
-        loss_type="dr_grpo",
-        scale_rewards="none",
-        beta=0.0,
-        max_completion_length=agent["max_completion_tokens"],
-        shuffle_dataset=False,
-        **{"report_to": "none"} | more,
-    )
+    """trl's arguments for a stage: on-policy, dr_grpo, no reward scaling, no KL; `more` of them replace these."""
+    arguments = _common(settings, dtype, seed) | {
+        "num_generations": settings["group_size"],
+        "per_device_train_batch_size": settings["micro_groups"] * settings["group_size"],
+        "gradient_accumulation_steps": passes(settings, "tasks_per_step", "micro_groups"),
+        "temperature": settings["temperature"],
+        "loss_type": "dr_grpo",
+        "scale_rewards": "none",
+        "beta": 0.0,
+        "max_completion_length": agent["max_completion_tokens"],
+        "shuffle_dataset": False,
+        "report_to": "none",
+    }
+    return GRPOConfig(output_dir, **arguments | more)
 
 
 def sft_config(settings: dict, dtype: str, seed: int, output_dir: str, report_to: str = "none") -> SFTConfig:

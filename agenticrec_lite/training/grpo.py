@@ -7,7 +7,8 @@ rewards, dropping of groups without a non-negative reward, and scoring with shar
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,6 +54,9 @@ class ListwiseGRPOTrainer(GRPOTrainer):
         checkpoints: Of a stage that may be cut off; with one to go on from, `questions` are those after its step.
         report_to: Where trl reports its own figures, such as "tensorboard".
         advantages: (rewards, group size) -> advantages and which groups are dropped; the paper's.
+        rollouts: questions -> a group of trajectories for each, in their order; by default sampled by the engine.
+        sampling: How the engine decodes; by default as the profile says.
+        trl: Further arguments of trl's GRPOConfig, such as {"loss_type": "grpo"}; they replace the profile's.
 
     Raises:
         UserError: The processes cannot share a step evenly.
@@ -73,13 +77,17 @@ class ListwiseGRPOTrainer(GRPOTrainer):
         checkpoints: Checkpoints | None = None,
         report_to: str = "none",
         advantages: Callable[[Sequence[float], int], tuple[np.ndarray, np.ndarray]] = group_advantages,
+        rollouts: Callable[[Sequence[Question]], list[Trajectory]] | None = None,
+        sampling: Sampling | None = None,
+        trl: Mapping[str, Any] | None = None,
     ):
         self.watch, self.checkpoints, self.advantages = watch, checkpoints, advantages
+        self.generate_rollouts = rollouts or self.sampled_rollouts
         self.questions = {question.task_id: question for question in questions}
-        self.tools = list(dict.fromkeys(name for q in questions for name in tools_of(q.context)))
+        self.tool_names = list(dict.fromkeys(name for q in questions for name in tools_of(q.context)))
         self.reward, self.agent, self.run, self.stage, self.seed = reward, agent, run, stage, seed
         self.chat = ChatFormat.of(policy.tokenizer, policy.brief)
-        self.sampling = Sampling.of(agent, settings["temperature"])
+        self.sampling = sampling or Sampling.of(agent, settings["temperature"])
         self.trajectories, self.history = [], checkpoints.history if checkpoints else []
         told = {"desc": stage.upper(), "unit": "step", "disable": not processes.is_main()}
         self.bar = tqdm(total=settings["steps"], initial=len(self.history), **told)
@@ -89,7 +97,7 @@ class ListwiseGRPOTrainer(GRPOTrainer):
         super().__init__(
             policy.model,
             reward_funcs=lambda trajectory, **_: [t.reward for t in trajectory],
-            args=grpo_config(settings, agent, output_dir, seed, dtype, report_to=report_to, **more),
+            args=grpo_config(settings, agent, output_dir, seed, dtype, report_to=report_to, **more | dict(trl or {})),
             train_dataset=_dataset(questions),
             processing_class=policy.tokenizer,
             rollout_func=self._rollout,
@@ -111,7 +119,7 @@ class ListwiseGRPOTrainer(GRPOTrainer):
         self.seconds_rollout, self.update_started = time.monotonic() - started, time.monotonic()
         return as_batch(self.trajectories)
 
-    def generate_rollouts(self, questions: Sequence[Question]) -> list[Trajectory]:
+    def sampled_rollouts(self, questions: Sequence[Question]) -> list[Trajectory]:
         """A group of sampled trajectories for each question."""
         groups = [q.group(self.chat, self.num_generations, self.agent["max_calls"]) for q in questions]
         if self.by_turns:
@@ -203,7 +211,7 @@ class ListwiseGRPOTrainer(GRPOTrainer):
         row = {
             "stage": self.stage,
             "step": self.state.global_step,
-            **step_metrics(self.trajectories, self.num_generations, self.tools),
+            **step_metrics(self.trajectories, self.num_generations, self.tool_names),
         }
         row |= {"grad_norm": logs["grad_norm"], "learning_rate": logs.get("learning_rate")}
         row |= {"skipped": 1} if self.skipped else {}
