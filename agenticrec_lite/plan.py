@@ -5,18 +5,22 @@ for its backward pass was measured (bytes that autograd held, on layers of sixte
 temporary tensors around it. `tests/test_plan.py` holds the sum against the measured growth of a process's memory.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+import psutil
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, Qwen3Config
+from transformers.pytorch_utils import Conv1D
 
 from agenticrec_lite.data.cache import cache_folder
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.policy import DTYPES, NANO
+from agenticrec_lite.runs import processes
 
 PROMPT = {True: 360, False: 600}  # tokens of a prompt with the short system prompt, and with the long one
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a weight: four bits, a scale for 64 of them, quantised in turn
@@ -63,7 +67,15 @@ PACES = {
 
 @dataclass(frozen=True)
 class Architecture:
-    """Sizes of a decoder with grouped queries and a gated feed-forward, as a config.json names them."""
+    """Sizes of a causal language model.
+
+    Attributes:
+        hidden_size, num_hidden_layers, num_attention_heads, num_key_value_heads, head_dim, intermediate_size,
+            vocab_size: As a config.json names them.
+        linears: Name, input and output width of every linear layer but the head: what NF4 quantises and LoRA adapts.
+        others: Parameters of all the rest: embedding, head, norms, biases.
+        positions: The most tokens that it reads at once; None where its configuration does not say.
+    """
 
     hidden_size: int
     num_hidden_layers: int
@@ -72,65 +84,86 @@ class Architecture:
     head_dim: int
     intermediate_size: int
     vocab_size: int
-    tie_word_embeddings: bool = True
-    query_key_norm: bool = True
-
-    @property
-    def linears(self) -> dict[str, tuple[int, int]]:
-        """Input and output width of a layer's matrices."""
-        h, i, q = self.hidden_size, self.intermediate_size, self.num_attention_heads * self.head_dim
-        k = self.num_key_value_heads * self.head_dim
-        attention = {"q_proj": (h, q), "k_proj": (h, k), "v_proj": (h, k), "o_proj": (q, h)}
-        return attention | {"gate_proj": (h, i), "up_proj": (h, i), "down_proj": (i, h)}
+    linears: tuple[tuple[str, int, int], ...]
+    others: int
+    positions: int | None
 
     @property
     def matrices(self) -> int:
-        """Parameters of all layers' matrices: what NF4 quantises."""
-        return self.num_hidden_layers * sum(a * b for a, b in self.linears.values())
-
-    @property
-    def others(self) -> int:
-        """Parameters of embedding, head and norms."""
-        norms = 2 * self.hidden_size + 2 * self.head_dim * self.query_key_norm
-        tables = self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)
-        return tables + self.num_hidden_layers * norms + self.hidden_size
+        """Parameters of all linear layers."""
+        return sum(a * b for _, a, b in self.linears)
 
     def adapter(self, lora: Mapping) -> int:
         """Parameters of a LoRA adapter."""
-        names = self.linears if lora["targets"] == "all-linear" else lora["targets"]
-        return self.num_hidden_layers * lora["r"] * sum(sum(self.linears[name]) for name in names)
+        every = lora["targets"] == "all-linear"
+        return lora["r"] * sum(a + b for name, a, b in self.linears if every or name in lora["targets"])
 
 
+# Published sizes of the models that the shipped profiles name: nothing is fetched for them.
 KNOWN = {
-    "smollm2-135m": Architecture(576, 30, 9, 3, 64, 1536, 49_152, query_key_norm=False),
-    "Qwen/Qwen3-1.7B": Architecture(2048, 28, 16, 8, 128, 6144, 151_936),
-    "Qwen/Qwen3-4B-Instruct-2507": Architecture(2560, 36, 32, 8, 128, 9728, 151_936),
-}
+    "smollm2-135m": LlamaConfig(
+        hidden_size=576, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3, head_dim=64,
+        intermediate_size=1536, vocab_size=49_152, tie_word_embeddings=True, max_position_embeddings=8192,
+    ),
+    "Qwen/Qwen3-1.7B": Qwen3Config(
+        hidden_size=2048, num_hidden_layers=28, num_attention_heads=16, num_key_value_heads=8, head_dim=128,
+        intermediate_size=6144, vocab_size=151_936, tie_word_embeddings=True,
+    ),
+    "Qwen/Qwen3-4B-Instruct-2507": Qwen3Config(
+        hidden_size=2560, num_hidden_layers=36, num_attention_heads=32, num_key_value_heads=8, head_dim=128,
+        intermediate_size=9728, vocab_size=151_936, tie_word_embeddings=True,
+    ),
+}  # fmt: skip
 
 
-def architecture(model: str) -> Architecture:
-    """Of a profile's policy.id: one of the known ones, or a folder with a config.json.
+@cache
+def architecture(model: str, revision: str = "main") -> Architecture | None:
+    """Of a profile's policy.id: by its configuration, of which a model without memory is built and counted.
 
-    Raises:
-        UserError: Neither.
+    Args:
+        model: "nano", one of `KNOWN`, a folder, or a name on the hub, of which only the configuration is fetched.
+        revision: Of a model on the hub.
+
+    Returns:
+        None where the configuration cannot be read or has no such sizes; nobody needs to know more until it is loaded.
     """
-    if model in KNOWN:
-        return KNOWN[model]
-    path = (NANO if model == "nano" else Path(model)) / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        names = [name for name in Architecture.__dataclass_fields__ if name != "query_key_norm"]
-        return Architecture(**{name: config[name] for name in names}, query_key_norm=config["model_type"] == "qwen3")
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"Nothing is known of the size of {model!r} ({error}); name a folder with its config.json, or one of "
-            f"{', '.join(['nano', *KNOWN])}."
-        ) from None
+        config = KNOWN.get(model) or AutoConfig.from_pretrained(
+            NANO if model == "nano" else model, revision=revision, trust_remote_code=False
+        )
+        with torch.device("meta"):
+            built = AutoModelForCausalLM.from_config(config)
+        text, head = config.get_text_config(), built.get_output_embeddings()
+        linears = []
+        for name, module in built.named_modules():
+            if isinstance(module, torch.nn.Linear | Conv1D) and module is not head:
+                into, out = module.weight.shape if isinstance(module, Conv1D) else reversed(module.weight.shape)
+                linears.append((name.rpartition(".")[2], into, out))
+        heads, matrices = text.num_attention_heads, sum(a * b for _, a, b in linears)
+        return Architecture(
+            text.hidden_size,
+            text.num_hidden_layers,
+            heads,
+            getattr(text, "num_key_value_heads", None) or heads,
+            getattr(text, "head_dim", None) or text.hidden_size // heads,
+            max(into for _, into, _ in linears),  # of the feed-forward's second matrix; families name it differently
+            text.vocab_size,
+            tuple(linears),
+            sum(parameter.numel() for parameter in built.parameters()) - matrices,
+            getattr(text, "max_position_embeddings", None),
+        )
+    except Exception:  # a configuration may hold anything, and so may go wrong what is built of it
+        return None
 
 
 def needs_gpu(profile: Mapping) -> bool:
-    """Whether its model is too large to be trained on a CPU."""
-    return architecture(profile["policy"]["id"]).matrices > CPU_ENOUGH
+    """Whether its model is too large to be trained on a CPU; not where its size is unknown."""
+    shape = _shape(profile)
+    return shape is not None and shape.matrices > CPU_ENOUGH
+
+
+def _shape(profile: Mapping) -> Architecture | None:
+    return architecture(profile["policy"]["id"], profile["policy"].get("revision", "main"))
 
 
 def plan(profile: Mapping, prompt: int | None = None, completion: int | None = None) -> dict[str, dict[str, float]]:
@@ -139,16 +172,18 @@ def plan(profile: Mapping, prompt: int | None = None, completion: int | None = N
     Args:
         profile: Resolved settings.
         prompt: Tokens of a prompt; by default those of ml-100k.
-        completion: Tokens of a trajectory after its prompt; by default the longest that goes on (a last turn may add
-            agent.max_turn_tokens).
+        completion: Tokens of a trajectory after its prompt; by default of the longest.
 
     Returns:
-        {"rollouts": {part: bytes}, "update": {part: bytes}}; the parts of each add up.
+        {"rollouts": {part: bytes}, "update": {part: bytes}}; the parts of each add up. Empty where the size of the
+        model is not known.
     """
-    policy, stage = profile["policy"], profile["rta"]
-    shape, width, gpu = architecture(policy["id"]), DTYPES[policy["dtype"]].itemsize, needs_gpu(profile)
+    policy, stage, shape = profile["policy"], profile["rta"], _shape(profile)
+    if shape is None:
+        return {}
+    width, gpu = DTYPES[policy["dtype"]].itemsize, needs_gpu(profile)
     prompt = prompt or PROMPT[policy["brief"]]
-    completion = completion or profile["agent"]["max_completion_tokens"]
+    completion = completion or _longest(profile["agent"])
     trained = shape.adapter(policy["lora"])
     weights = shape.matrices * (NF4 if policy["quantize"] == "nf4" else width) + shape.others * width
     common = {"weights": weights, "adapter": 4 * trained, "optimiser": 8 * trained}
@@ -164,6 +199,11 @@ def plan(profile: Mapping, prompt: int | None = None, completion: int | None = N
             "update": common | update | around}  # fmt: skip
 
 
+def _longest(agent: Mapping) -> int:
+    """Tokens after the prompt of the longest trajectory: it just goes on, and a last turn is added."""
+    return agent["max_completion_tokens"] + agent["max_turn_tokens"]
+
+
 def decoding(shape: Architecture, profile: Mapping, width: int, tokens: int) -> dict[str, float]:
     """Bytes that rollouts take beside the weights, for trajectories of so many tokens, prompts included."""
     agent, stage = profile["agent"], profile["rta"]
@@ -171,7 +211,8 @@ def decoding(shape: Architecture, profile: Mapping, width: int, tokens: int) -> 
     keys = shape.num_hidden_layers * 2 * shape.num_key_value_heads * shape.head_dim * width  # of one token
     cache = 1.5 * rows * -(-tokens // 256) * 256 * keys  # half of the rows are copied while they write on alone
     parts = {"KV cache": cache, "logits": 4 * 4 * rows * shape.vocab_size}
-    return parts | ({"merged weights": shape.matrices * width} if agent["merge"] else {})
+    merges = agent["merge"] and profile["policy"]["dtype"] == "float32"  # see policy.merged
+    return parts | ({"merged weights": shape.matrices * width} if merges else {})
 
 
 def activations(shape: Architecture, policy: Mapping, gpu: bool, own: int, seen: int) -> float:
@@ -196,9 +237,11 @@ def peak(parts: Mapping[str, Mapping[str, float]]) -> float:
     return max(sum(part.values()) for part in parts.values())
 
 
-def seconds(name: str, profile: Mapping) -> float:
-    """Estimated time of both stages' steps, by the profile's pace."""
-    pace, total = PACES[name], 0.0
+def seconds(name: str, profile: Mapping) -> float | None:
+    """Estimated time of both stages' steps, by the profile's pace; None for a profile that has none in `PACES`."""
+    pace, total = PACES.get(name), 0.0
+    if pace is None:
+        return None
     for stage in (profile["rta"], profile["ppr"]):
         n = stage["tasks_per_step"] * stage["group_size"]
         tokens = stage["tasks_per_step"] * PROMPT[profile["policy"]["brief"]] + n * pace.completion
@@ -208,17 +251,23 @@ def seconds(name: str, profile: Mapping) -> float:
 
 def plan_table(name: str, profile: Mapping) -> str:
     """A profile's plan for a terminal: every figure of it is estimated."""
-    parts, pace = plan(profile), PACES[name]
-    names = list(dict.fromkeys(part for phase in parts.values() for part in phase))
-    shown = lambda value: "-" if value is None else f"{value / 1e9:.2f}"  # noqa: E731
-    lines = [f"profile {name}: {profile['policy']['id']}; GB, all estimated", f"{'':16}{'rollouts':>10}{'update':>10}"]
-    lines += [f"{part:16}" + "".join(f"{shown(parts[phase].get(part)):>10}" for phase in parts) for part in names]
-    lines.append(f"{'sum':16}" + "".join(f"{shown(sum(phase.values())):>10}" for phase in parts.values()))
-    lines.append(f"peak {peak(parts) / 1e9:.1f} GB (estimated), with trajectories of the longest length admitted")
-    lines.append(
-        f"time {seconds(name, profile) / 3600:.1f} h (estimated) for the steps of both stages, at {pace.trained:g} "
-        f"tokens/s trained and {pace.decoded:g} tokens/s decoded, {pace.completion} tokens a trajectory"
-    )
+    model, parts, time, pace = profile["policy"]["id"], plan(profile), seconds(name, profile), PACES.get(name)
+    if parts:
+        names = list(dict.fromkeys(part for phase in parts.values() for part in phase))
+        shown = lambda value: "-" if value is None else f"{value / 1e9:.2f}"  # noqa: E731
+        lines = [f"profile {name}: {model}; GB, all estimated", f"{'':16}{'rollouts':>10}{'update':>10}"]
+        lines += [f"{part:16}" + "".join(f"{shown(parts[phase].get(part)):>10}" for phase in parts) for part in names]
+        lines.append(f"{'sum':16}" + "".join(f"{shown(sum(phase.values())):>10}" for phase in parts.values()))
+        lines.append(f"peak {peak(parts) / 1e9:.1f} GB (estimated), with trajectories of the longest length admitted")
+    else:
+        lines = [f"profile {name}: {model}"]
+    if time is None:
+        lines.append("time not known: nobody measured a run of this profile")
+    else:
+        lines.append(
+            f"time {time / 3600:.1f} h (estimated) for the steps of both stages, at {pace.trained:g} tokens/s trained "
+            f"and {pace.decoded:g} tokens/s decoded, {pace.completion} tokens a trajectory"
+        )
     return "\n".join(lines)
 
 
@@ -229,39 +278,72 @@ def cpu_has_bf16() -> bool:
 
 
 def check_hardware(name: str, profile: Mapping) -> None:
-    """Say what this machine lacks, before anything is downloaded.
+    """Say what this machine lacks, before the model is downloaded.
+
+    Prints a sentence, and goes on, where the size of the model is not known, or where a CPU's memory would do if less
+    of it were in use.
 
     Raises:
-        UserError: No GPU, a device without bf16, or too little memory or disk.
+        UserError: No GPU, a device without bf16, too little memory or disk, or a model that reads fewer tokens than a
+            trajectory may have.
     """
-    needed, dtype = peak(plan(profile)), profile["policy"]["dtype"]
-    if needs_gpu(profile):
-        if not torch.cuda.is_available():
-            raise UserError(f"Profile {name!r} needs a CUDA GPU, and there is none here; on a CPU, take nano or smol.")
-        if dtype == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
-            raise UserError(f"Profile {name!r} computes in bfloat16, which this GPU lacks; set policy.dtype=float16.")
-        there, place = torch.cuda.get_device_properties(0).total_memory, "GPU"
-    else:
-        if dtype == "bfloat16" and not cpu_has_bf16():
-            raise UserError(f"Profile {name!r} computes in bfloat16, which this CPU lacks; set policy.dtype=float32.")
-        there, place = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "machine"
-    if needed > there:
+    dtype, gpu = profile["policy"]["dtype"], torch.cuda.is_available()
+    if needs_gpu(profile) and not gpu:
+        raise UserError(f"Profile {name!r} needs a CUDA GPU, and there is none here; on a CPU, take nano or smol.")
+    if dtype == "bfloat16" and not (torch.cuda.is_bf16_supported(including_emulation=False) if gpu else cpu_has_bf16()):
+        device, other = ("GPU", "float16") if gpu else ("CPU", "float32")
+        raise UserError(f"Profile {name!r} computes in bfloat16, which this {device} lacks; set policy.dtype={other}.")
+    parts = plan(profile)
+    if not parts:
+        processes.say(f"The size of {profile['policy']['id']!r} is not known, so memory is not estimated.")
+        return
+    longest = PROMPT[profile["policy"]["brief"]] + _longest(profile["agent"])
+    if (most := _shape(profile).positions) and longest > most:
         raise UserError(
-            f"Profile {name!r} needs about {needed / 1e9:.1f} GB (estimated), and this {place} has "
-            f"{there / 1e9:.1f} GB; set a smaller rta.micro_groups, agent.batch_rows or agent.max_completion_tokens, "
-            "or take a smaller profile."
+            f"The model {profile['policy']['id']!r} reads {most} tokens at most, and a trajectory may have {longest}; "
+            "set a smaller agent.max_completion_tokens or agent.max_turn_tokens."
         )
-    _check_disk(name, profile["policy"]["id"])
+    _check_memory(name, peak(parts), gpu)
+    _check_disk(name, profile)
 
 
-def _check_disk(name: str, model: str) -> None:
+def _check_memory(name: str, needed: float, gpu: bool) -> None:
+    """Whether a device has so many bytes free."""
+    free, total = _gpu_memory() if gpu else _cpu_memory()
+    if needed <= free:
+        return
+    smaller = "set a smaller rta.micro_groups, agent.batch_rows or agent.max_completion_tokens"
+    device = "GPU" if gpu else "machine"
+    lack = f"Profile {name!r} needs about {needed / 1e9:.1f} GB (estimated), and this {device} has "
+    if needed > total:
+        raise UserError(f"{lack}{total / 1e9:.1f} GB; {smaller}, or take a smaller profile.")
+    lack += f"{free / 1e9:.1f} GB free of {total / 1e9:.1f} GB; "
+    if gpu:
+        raise UserError(f"{lack}end what else uses it, or {smaller}.")
+    processes.say(f"{lack}close other programs if it becomes slow, or {smaller}.")
+
+
+def _gpu_memory() -> tuple[int, int]:
+    """Free and total bytes of the GPU; what torch holds in this process without using it is free."""
+    free, total = torch.cuda.mem_get_info()
+    return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated(), total
+
+
+def _cpu_memory() -> tuple[int, int]:
+    """Bytes that new work can have without swapping, and all of the machine."""
+    memory = psutil.virtual_memory()
+    return memory.available, memory.total
+
+
+def _check_disk(name: str, profile: Mapping) -> None:
     """Whether a model that is not carried has room in the cache of hub models: its weights as published, in bf16."""
+    model = profile["policy"]["id"]
     if model == "nano" or Path(model).exists():
         return
     folder = Path(os.environ.get("HF_HOME", Path.home() / ".cache")) if "/" in model else cache_folder()
     while not folder.exists():
         folder = folder.parent
-    shape, free = architecture(model), shutil.disk_usage(folder).free
+    shape, free = _shape(profile), shutil.disk_usage(folder).free
     size = 2.2 * (shape.matrices + shape.others) if "/" in model else 0.7e9
     if free < size:
         raise UserError(

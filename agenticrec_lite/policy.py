@@ -15,10 +15,12 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
+    DynamicCache,
     GgufConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.cache_utils import DynamicLayer
 
 from agenticrec_lite.data.fetch import SMOLLM2_GGUF, fetch
 from agenticrec_lite.errors import UserError, first_line
@@ -56,7 +58,7 @@ def load_policy(settings: dict, adapter: str | Path | None = None, trainable: bo
 
     Raises:
         UserError: A model or adapter that is not there, damaged or not safetensors; a model that brings code of its
-            own.
+            own, or whose attention or head is of a kind that rollouts and updates do not compute.
     """
     settings = completed({"policy": settings})["policy"]
     carried = {"nano": nano_folder, "smollm2-135m": smollm2_folder}
@@ -70,17 +72,36 @@ def load_policy(settings: dict, adapter: str | Path | None = None, trainable: bo
             source, dtype=DTYPES[settings["dtype"]], quantization_config=quantization,
             attn_implementation=settings["attention"], use_safetensors=True, **safe, **place,
         )  # fmt: skip
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise UserError(f"The model {settings['id']!r} cannot be loaded: {first_line(error)}") from error
     if settings["chat_template"] != "own":
         tokenizer.chat_template = _template(settings["chat_template"])
     keep_training_layout(model)
+    remove_dropout(model)
+    _check_family(model, settings["id"])
     if settings["gradient_checkpointing"]:
         checkpoint_layers(model)
     model = add_adapter(model, settings["lora"], adapter, trainable)
     for config in model.peft_config.values():
         config.base_model_name_or_path = settings["id"]  # what a saved adapter names: not a folder of this machine
     return Policy(model, tokenizer, settings["brief"])
+
+
+@torch.no_grad()
+def _check_family(model: PreTrainedModel, name: str) -> None:
+    """Refuse a model whose function is another one in rollouts and updates, which run decoder and head themselves."""
+    if any(type(layer) is not DynamicLayer for layer in DynamicCache(config=model.config.get_text_config()).layers):
+        raise UserError(
+            f"The model {name!r} does not attend to all earlier tokens (a sliding window, or linear attention), which "
+            "the rollouts here take for granted; take a model of full attention."
+        )
+    ids, head = torch.arange(8, device=model.device)[None], model.get_output_embeddings()
+    whole, parts = model(ids).logits.float(), head(model.get_decoder()(ids).last_hidden_state).float()
+    if not torch.allclose(whole, parts, rtol=1e-2, atol=1e-2 * float(whole.abs().max())):
+        raise UserError(
+            f"The model {name!r} scales or caps what its head computes, which the rollouts here do not; take a model "
+            "of another family."
+        )
 
 
 def _template(path: str) -> str:
@@ -144,13 +165,30 @@ def keep_training_layout(model: PreTrainedModel) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
+def remove_dropout(model: PreTrainedModel) -> None:
+    """Rollouts play the policy without dropout, so updates score it without (GPT-2's configuration has a tenth)."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        elif isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
+
+
 def checkpoint_layers(model: PreTrainedModel) -> None:
     """Keep only what goes into each decoder layer, and compute the rest again in the backward pass.
 
     transformers' own gradient checkpointing would drop the KV cache, through which the copies of a group share their
     prompt. Here a layer's keys and values go in and come out as tensors, so that a second run does no harm.
+
+    Raises:
+        UserError: The model's layers are not where most families have them.
     """
-    for layer in model.get_decoder().layers:
+    layers = getattr(model.get_decoder(), "layers", [])
+    if not layers or not all(hasattr(getattr(layer, "self_attn", None), "layer_idx") for layer in layers):
+        raise UserError(
+            f"Layers of a {type(model).__name__} cannot be checkpointed here; set policy.gradient_checkpointing=false."
+        )
+    for layer in layers:
         layer.forward = partial(_checkpointed, layer, layer.forward)
 
 
@@ -258,13 +296,15 @@ def fp32_adapter(model) -> None:
 
 @contextmanager
 def merged(model) -> Iterator[None]:
-    """Within the block, adapters are merged into plain weights of the adapter's dtype: W + B A alpha / r.
+    """Within the block, adapters are merged into plain weights of the base's dtype: W + B A alpha / r.
 
     The same function up to rounding, without dequantising W and multiplying by A and B at every token. Needs the
-    memory of an unquantised model, so it is for small ones.
+    memory of an unquantised model, so it is for small ones. A base in 16 bits is left as it is: beside weights of 16
+    bits a small update of the adapter is rounded away, and rollouts would play an older policy than the one that is
+    trained.
     """
     modules = dict(model.named_modules())
-    layers = {name: layer for name, layer in modules.items() if hasattr(layer, "get_delta_weight") and layer.lora_A}
+    layers = {name: layer for name, layer in modules.items() if _mergeable(layer)}
     try:
         for name, layer in layers.items():
             parent, _, child = name.rpartition(".")
@@ -276,12 +316,21 @@ def merged(model) -> Iterator[None]:
             setattr(modules[parent], child, layer)
 
 
+def _mergeable(module: torch.nn.Module) -> bool:
+    """Whether it is a linear layer with an adapter, in fp32 or in NF4 that computes in fp32."""
+    if not hasattr(module, "get_delta_weight") or not module.lora_A:
+        return False
+    weight = module.base_layer.weight
+    computes = getattr(weight, "quant_state", None) or weight
+    return isinstance(module.base_layer, torch.nn.Linear) and computes.dtype == torch.float32
+
+
 @torch.no_grad()
 def _merged_layer(layer) -> torch.nn.Linear:
     weight, bias = layer.base_layer.weight.data, layer.base_layer.bias
     if isinstance(layer.base_layer, bitsandbytes.nn.Linear4bit):
         weight = bitsandbytes.functional.dequantize_4bit(weight, layer.base_layer.weight.quant_state)
     linear = torch.nn.Linear(layer.in_features, layer.out_features, bias=bias is not None, device="meta")
-    linear.weight = torch.nn.Parameter(weight + layer.get_delta_weight(layer.active_adapter[0]).to(weight.dtype), False)
+    linear.weight = torch.nn.Parameter(weight + layer.get_delta_weight(layer.active_adapter[0]), False)
     linear.bias = bias
     return linear

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agenticrec_lite.agent.environment import RankingEnvironment
 from agenticrec_lite.agent.episodes import Group, Sampling
@@ -22,7 +22,7 @@ from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.rollout import rollout
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.nano.worlds import random_world
-from agenticrec_lite.plan import PACES, PROMPT, architecture, plan
+from agenticrec_lite.plan import KNOWN, PACES, PROMPT, plan
 from agenticrec_lite.policy import NANO, load_policy
 from agenticrec_lite.profiles import load_profile
 from benchmarks import arms, workload
@@ -34,10 +34,8 @@ STEPS = 3  # of training; the last one is timed
 
 def write_model(folder: Path, model: str) -> None:
     """Random weights of a known model's shape, in bf16, with nano's tokenizer: only its ids are used."""
-    shape = architecture(model)
-    sizes = {name: value for name, value in vars(shape).items() if name != "query_key_norm"}
     with torch.device("cuda"):
-        random = Qwen3ForCausalLM(Qwen3Config(**sizes, max_position_embeddings=2**15, dtype=torch.bfloat16))
+        random = AutoModelForCausalLM.from_config(KNOWN[model], dtype=torch.bfloat16)
     random.bfloat16().save_pretrained(folder)
     AutoTokenizer.from_pretrained(NANO).save_pretrained(folder)
 

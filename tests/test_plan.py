@@ -28,12 +28,14 @@ def full_budget(monkeypatch):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """A machine with a GPU of so much memory, as far as torch tells."""
+    """A machine with a GPU of so much memory, as far as torch says; this process holds 1 GB that it does not use."""
 
-    def make(memory, bf16=True):
+    def make(memory, bf16=True, free=None):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16)
-        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=memory))
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: ((free or memory) - 1e9, memory))
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 3e9)
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 2e9)
 
     return make
 
@@ -66,6 +68,25 @@ def test_smollm2_is_what_its_config_says():
 def test_an_adapter_of_named_matrices_is_smaller():
     shape = architecture("Qwen/Qwen3-1.7B")
     assert shape.adapter({"r": 8, "targets": ["q_proj", "v_proj"]}) == 28 * 8 * (2048 + 2048 + 2048 + 1024)
+
+
+@pytest.mark.parametrize(
+    ("name", "gb"), [("nano", 6.2), ("smol", 10.4), ("t4", 11.9), ("consumer24", 18.2), ("paper", 73.7)]
+)
+def test_the_peak_of_each_profile(name, gb):
+    """A last turn counts: of max_turn_tokens, after a trajectory that just went on."""
+    profile = load_profile(name)
+    assert peak(plan(profile)) / 1e9 == pytest.approx(gb, abs=0.05)
+    longest = profile["agent"]["max_completion_tokens"] + profile["agent"]["max_turn_tokens"]
+    assert plan(profile) == plan(profile, completion=longest)
+
+
+@pytest.mark.parametrize(("name", "gb"), [("t4", 14.2), ("paper", 81.0)])
+def test_what_merging_would_take_is_planned_in_float32_only(name, gb):
+    parts, shape = plan(load_profile(name, **{"agent.merge": True})), architecture(load_profile(name)["policy"]["id"])
+    assert "merged weights" not in parts["rollouts"]
+    assert (sum(parts["rollouts"].values()) + 2 * shape.matrices) / 1e9 == pytest.approx(gb, abs=0.05)
+    assert plan(load_profile("nano"))["rollouts"]["merged weights"] == 4 * architecture("nano").matrices
 
 
 @pytest.mark.parametrize("name", CARDS)
@@ -120,11 +141,30 @@ def test_a_cpu_without_bf16_is_told(monkeypatch):
 @pytest.mark.fault("too little memory", "a GPU, a machine")
 def test_too_little_memory_is_told_with_what_to_make_smaller(gpu, monkeypatch):
     gpu(8e9)
-    with pytest.raises(UserError, match="8.0 GB; set a smaller rta.micro_groups"):
+    with pytest.raises(UserError, match="this GPU has 8.0 GB; set a smaller rta.micro_groups"):
         check_hardware("t4", load_profile("t4"))
-    monkeypatch.setattr(planner.os, "sysconf", lambda name: 2**10)
-    with pytest.raises(UserError, match="this machine has"):
+    gpu(15.8e9, free=8e9)
+    with pytest.raises(UserError, match="this GPU has 8.0 GB free of 15.8 GB; end what else uses it"):
+        check_hardware("t4", load_profile("t4"))
+    gpu(15.8e9, free=12e9)
+    check_hardware("t4", load_profile("t4"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    memory = SimpleNamespace(available=2e9, total=4e9)
+    monkeypatch.setattr(planner.psutil, "virtual_memory", lambda: memory)
+    with pytest.raises(UserError, match="this machine has 4.0 GB; set"):
         check_hardware("nano", load_profile("nano"))
+
+
+def test_memory_in_use_on_a_cpu_is_said_and_does_not_stop(monkeypatch, capsys):
+    """Pages of other programs can make room, where a card's cannot."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    memory = SimpleNamespace(available=3e9, total=8e9)
+    monkeypatch.setattr(planner.psutil, "virtual_memory", lambda: memory)
+    check_hardware("nano", load_profile("nano"))
+    assert "this machine has 3.0 GB free of 8.0 GB; close other programs" in capsys.readouterr().out
+    memory.available = 7e9
+    check_hardware("nano", load_profile("nano"))
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.fault("disk full", "the cache of hub models")
@@ -136,10 +176,46 @@ def test_too_little_disk_is_told(gpu, monkeypatch):
     check_hardware("nano", load_profile("nano"))  # is there already
 
 
-def test_a_model_of_unknown_size_is_told():
-    with pytest.raises(UserError, match="'some/model'.*config.json"):
-        plan(load_profile("t4", **{"policy.id": "some/model"}))
+CONFIGS = {
+    "no model": None,
+    "damaged": "{",
+    "no sizes": '{"model_type": "llama", "hidden_size": "wide"}',
+    "of no known family": '{"model_type": "made_up", "hidden_size": 8}',
+    "with code of its own": '{"model_type": "made_up", "auto_map": {"AutoConfig": "code.Config"}}',
+    "not divisible": '{"model_type": "llama", "hidden_size": 10, "num_attention_heads": 0}',
+}
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_model_of_unknown_size_is_said_once_and_does_not_stop(config, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    if CONFIGS[config] is not None:
+        (tmp_path / "config.json").write_text(CONFIGS[config])
+    model = str(tmp_path) if CONFIGS[config] is not None else "some/model"
+    profile = load_profile("nano", **{"policy.id": model})
+    assert architecture(model) is None and plan(profile) == {}
+    check_hardware("nano", profile)
+    said = f"The size of {model!r} is not known, so memory is not estimated.\n"
+    assert capsys.readouterr().out == said
+    done = CliRunner().invoke(app, ["plan", "--profile", "nano", "--set", f"policy.id={model}"])
+    assert done.exit_code == 0 and done.output.count(said) == 1
+
+
+def test_a_folder_is_as_known_as_what_it_holds():
     assert architecture(str(NANO)) == architecture("nano")
+
+
+def test_a_profile_without_a_measured_pace_has_no_time():
+    profile = load_profile("nano")
+    assert planner.seconds("mine.yaml", profile) is None and planner.seconds("nano", profile) > 0
+    table = planner.plan_table("mine.yaml", profile)
+    assert "time not known" in table and "peak 6.2 GB" in table
+
+
+def test_a_trajectory_longer_than_the_model_reads_is_said(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="reads 4096 tokens at most, and a trajectory may have 4520; set a smaller agent"):
+        check_hardware("nano", load_profile("nano", **{"agent.max_completion_tokens": 4000}))
 
 
 MEASURE = """
@@ -148,9 +224,10 @@ import numpy as np, torch
 from pathlib import Path
 from agenticrec_lite.policy import load_policy
 from agenticrec_lite.profiles import load_profile
-from agenticrec_lite.training.grpo import ListwiseGRPOTrainer, Question
-from agenticrec_lite.training import scoring
-from agenticrec_lite.training.nano.worlds import random_world
+from agenticrec_lite.agent import scoring
+from agenticrec_lite.agent.question import Question
+from agenticrec_lite.nano.worlds import random_world
+from agenticrec_lite.training.grpo import ListwiseGRPOTrainer
 
 shared = scoring.shared_turns  # the plan is for trajectories that have nothing in common
 scoring.shared_turns = lambda turns, at=0: [s for row in turns for s in shared({row: turns[row]}, at)]

@@ -5,9 +5,19 @@ import copy
 import bitsandbytes
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from agenticrec_lite.agent.environment import RankingEnvironment
+from agenticrec_lite.agent.episodes import Group, Sampling
+from agenticrec_lite.agent.prompts import ChatFormat
+from agenticrec_lite.agent.question import Question
+from agenticrec_lite.agent.rollout import rollout
+from agenticrec_lite.agent.scoring import action_logprobs, pad
 from agenticrec_lite.errors import UserError
-from agenticrec_lite.policy import Policy, add_adapter, merged, keep_training_layout, load_policy
+from agenticrec_lite.plan import architecture
+from agenticrec_lite.policy import NANO, Policy, add_adapter, keep_training_layout, load_policy, merged
+from agenticrec_lite.profiles import load_profile
+from agenticrec_lite.training.grpo import ListwiseGRPOTrainer
 
 LORA = {"r": 4, "alpha": 8, "targets": "all-linear"}
 SETTINGS = {"id": "nano", "brief": True, "quantize": "nf4", "dtype": "float32", "lora": LORA}
@@ -64,17 +74,14 @@ def test_every_nf4_layer_keeps_its_training_layout(checkpoint):
     assert not layers[0].support_avx512bf16_for_cpu
 
 
-def test_the_trainer_keeps_the_adapter_in_fp32_on_a_quantised_base(checkpoint, tmp_path):
+def test_the_trainer_keeps_the_adapter_in_fp32_on_a_quantised_base(checkpoint, context, tmp_path):
     """Trap 2: trl makes it bf16, where an update of 1e-5 rounds away."""
-    from agenticrec_lite.agent.question import Question
-    from agenticrec_lite.training.grpo import ListwiseGRPOTrainer
-
     settings = {"steps": 1, "tasks_per_step": 1, "group_size": 2, "micro_groups": 1, "learning_rate": 1e-5}
     settings |= {"warmup_steps": 0, "temperature": 1.0}
     agent = {"max_calls": 1, "max_turn_tokens": 8, "max_completion_tokens": 64, "batch_rows": 8, "merge": True}
     policy = load_policy(SETTINGS | {"id": checkpoint})
     trainer = ListwiseGRPOTrainer(
-        policy, [Question("q", None, "rank", 1)], lambda *_: 0.0, settings, agent, None, "rta", 0, str(tmp_path / "out")
+        policy, [Question("q", context, "rank", 1)], lambda *_: 0.0, settings, agent, None, "rta", 0, str(tmp_path / "out")
     )
     assert {p.dtype for p in trainer.model.parameters() if p.requires_grad} == {torch.float32}
 
@@ -108,3 +115,139 @@ def test_merging_changes_nothing_and_is_undone(checkpoint, quantize):
 def test_a_saved_adapter_names_its_model_and_no_folder_of_this_machine(tmp_path):
     load_policy(SETTINGS).model.save_pretrained(tmp_path)
     assert '"base_model_name_or_path": "nano"' in (tmp_path / "adapter_config.json").read_text()
+
+
+# Small ones of each family, as their configurations name the sizes. Families differ in what has a bias, a norm or a
+# gate, in which matrices are one, and in what a missing size means.
+SIZES = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+SIZES |= {"max_position_embeddings": 4096}
+FAMILIES = {
+    "qwen2": SIZES | {"num_key_value_heads": 2},
+    "llama": SIZES | {"num_key_value_heads": 2, "tie_word_embeddings": True},
+    "qwen3": SIZES | {"num_key_value_heads": 2, "head_dim": 16},
+    "gemma": SIZES | {"num_key_value_heads": 1, "head_dim": 16},
+    "phi": SIZES,
+    "phi3": SIZES | {"num_key_value_heads": 2},
+    "gpt2": {"n_embd": 48, "n_layer": 2, "n_head": 4, "n_positions": 4096},
+}
+
+
+def written(folder, family, **sizes) -> str:
+    """A folder with random weights and nano's tokenizer."""
+    tokenizer = AutoTokenizer.from_pretrained(NANO)
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, **({"vocab_size": 2048} | ends | FAMILIES.get(family, SIZES) | sizes))
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def group_of(policy, context, copies=2):
+    chat = ChatFormat.of(policy.tokenizer, policy.brief)
+    return chat, [Group("q", chat.prompt_ids(context), [RankingEnvironment(context) for _ in range(copies)])]
+
+
+@pytest.mark.parametrize("quantize", ["none", "nf4"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_sized_loaded_played_and_trained(family, quantize, context, tmp_path):
+    settings = load_profile("nano")["policy"] | {"id": written(tmp_path / "model", family), "quantize": quantize}
+    settings |= {"lora": LORA, "gradient_checkpointing": family != "gpt2"}
+    shape, policy = architecture(settings["id"]), load_policy(settings)
+    trained = [p for p in policy.model.parameters() if p.requires_grad]
+    plain = AutoModelForCausalLM.from_pretrained(settings["id"])
+    assert shape.matrices + shape.others == plain.num_parameters()
+    assert shape.adapter(LORA) == sum(p.numel() for p in trained)
+    assert shape.num_key_value_heads == FAMILIES[family].get("num_key_value_heads", 4)
+    assert (shape.head_dim, shape.intermediate_size) == (
+        FAMILIES[family].get("head_dim", 12), FAMILIES[family].get("intermediate_size", 4 * 48),
+    )  # fmt: skip
+    stage = {"steps": 2, "tasks_per_step": 1, "group_size": 2, "micro_groups": 1, "learning_rate": 1e-3}
+    stage |= {"warmup_steps": 0, "temperature": 1.0}
+    agent = load_profile("nano")["agent"] | {"max_turn_tokens": 8}
+    rewards = iter([1.0, 0.0] * 2)
+    questions = [Question(f"q{i}", context, "rank", 1) for i in range(2)]
+    trainer = ListwiseGRPOTrainer(
+        policy, questions, lambda *_: next(rewards), stage, agent, None, "rta", 0, str(tmp_path / "out")
+    )
+    trainer.train()
+    assert all(p.abs().sum() > 0 for name, p in policy.model.named_parameters() if "lora_B" in name)
+    chat, groups = group_of(policy, context)
+    played = rollout(policy.model, chat, groups, Sampling.of(agent, 1.0), torch.Generator().manual_seed(0))
+    assert fresh_difference(policy.model, played) < 1e-4
+
+
+def fresh_difference(model, played) -> float:
+    """Largest difference of recorded log-probabilities to those of a plain forward pass in train mode."""
+    most, training = 0.0, model.training
+    model.train()  # as updates score: a family with dropout would differ
+    for t in played:
+        with torch.no_grad():
+            logits = model(torch.tensor([t.prompt_ids + t.completion_ids])).logits[0, len(t.prompt_ids) - 1 : -1]
+        fresh = logits.float().log_softmax(-1)[range(len(t.completion_ids)), t.completion_ids]
+        mine = torch.tensor(t.action_mask).bool()
+        most = max(most, float((fresh - torch.tensor(t.logprobs))[mine].abs().max()))
+    model.train(training)
+    return most
+
+
+@pytest.mark.parametrize(
+    ("family", "sizes", "said"),
+    [
+        ("mistral", {"sliding_window": 512}, "does not attend to all earlier tokens"),
+        ("granite", {"logits_scaling": 8.0}, "scales or caps what its head computes"),
+        ("gpt2", {}, "set policy.gradient_checkpointing=false"),
+    ],
+)
+def test_a_family_that_rollouts_would_play_wrongly_is_refused(family, sizes, said, tmp_path):
+    folder = written(tmp_path, family, **sizes)
+    with pytest.raises(UserError, match=said):
+        load_policy(SETTINGS | {"id": folder, "quantize": "none", "gradient_checkpointing": True})
+
+
+def step(policy, played, optimizer):
+    """One Adam step on what was played, as an update scores it; the log-probabilities before it."""
+    prompt, mask = pad([played[0].prompt_ids], 0, left=True)
+    completions, completion_mask = pad([t.completion_ids for t in played], 0)
+    actions = pad([t.action_mask for t in played], 0)[0].bool()
+    group_of = torch.zeros(len(played), dtype=torch.long)
+    logprobs, _ = action_logprobs(policy.model, prompt, mask, completions, completion_mask, actions, group_of)
+    if optimizer:
+        optimizer.zero_grad()
+        (logprobs * torch.linspace(-1, 1, len(logprobs))).mean().backward()
+        optimizer.step()
+    return logprobs.detach()
+
+
+@pytest.mark.parametrize("quantize", ["none", "nf4"])
+@pytest.mark.parametrize(("dtype", "rate"), [("bfloat16", 1e-4), ("bfloat16", 1e-5), ("float16", 1e-5)])
+def test_in_16_bits_rollouts_play_the_policy_that_is_trained(dtype, rate, quantize, context, tmp_path):
+    """Merged into weights of 16 bits, most of a small update would be rounded away; it would be found in the ratio."""
+    folder = written(tmp_path, "llama", vocab_size=2048)
+    settings = SETTINGS | {"id": folder, "dtype": dtype, "quantize": quantize, "gradient_checkpointing": False}
+    policy = load_policy(settings)
+    weights = [p for p in policy.model.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(weights, lr=rate)
+    chat, groups = group_of(policy, context)
+    sampling, noise, done = Sampling(1.0, 24, 64, 4, merge=True), {"bfloat16": 2**-8, "float16": 2**-11}[dtype], 0
+    untrained = {name: layer.base_layer.weight.clone() for name, layer in adapted(policy.model)}
+    for steps in (1, 10, 40):
+        while done < steps:
+            chat, groups = group_of(policy, context)
+            played = rollout(policy.model, chat, groups, sampling, torch.Generator().manual_seed(0))
+            step(policy, played, optimizer)
+            done += 1
+        chat, groups = group_of(policy, context)
+        played = rollout(policy.model, chat, groups, sampling, torch.Generator().manual_seed(1))
+        recorded = torch.tensor([p for t in played for p, mine in zip(t.logprobs, t.action_mask, strict=True) if mine])
+        scored = step(policy, played, None)
+        # log-probabilities are about -7.6, of logits that are rounded to 16 bits
+        assert (recorded - scored).abs().max() < 8 * noise, steps
+    kept = []
+    for name, layer in adapted(policy.model):
+        before, delta = untrained[name], layer.get_delta_weight("default")
+        if quantize == "nf4":
+            before = bitsandbytes.functional.dequantize_4bit(before, layer.base_layer.weight.quant_state)
+        after = (before.float() + delta).to(before.dtype)
+        kept.append(float(((after - before).float() * delta).sum() / (delta * delta).sum()))
+    print(dtype, rate, quantize, kept[:3])

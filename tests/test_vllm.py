@@ -4,12 +4,17 @@ vLLM itself is not installed where these tests run: a stand-in with its interfac
 """
 
 import copy
+from contextlib import suppress
 from itertools import cycle
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+from trl.generation import vllm_generation
+from trl.generation.vllm_client import VLLMClient
+from trl.generation.vllm_generation import VLLMGeneration
 from trl.trainer import grpo_trainer
 
 from agenticrec_lite.agent.protocol import write_answer
@@ -33,7 +38,7 @@ class StandIn:
 
     def __init__(self, model, generation_kwargs, **arguments):
         self.trained, self.asked, self.arguments = model, [], arguments
-        self.most = generation_kwargs["max_tokens"]
+        self.most, self.sampling = generation_kwargs["max_tokens"], generation_kwargs
 
     def sync_weights(self):
         self.model = copy.deepcopy(self.trained).eval()
@@ -130,6 +135,55 @@ def test_trl_gets_its_flags_with_room_for_the_longest_trajectory(trainer_of, vll
     assert given["temperature"] == SETTINGS["temperature"]
 
 
+# What vLLM makes of a request's fields. What a request leaves out, it takes from the model's generation_config.json.
+NEUTRAL = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+
+
+@pytest.mark.parametrize("mode", ["colocate", "server"])
+def test_sampling_is_by_temperature_alone_whatever_the_models_generation_config_says(policy, mode, trainer_of, vllm):
+    """Qwen3's says top_k 20, top_p 0.95 and two end tokens; the request that trl makes says otherwise, in both modes."""
+    config = policy.model.generation_config
+    brought = {"top_k": 20, "top_p": 0.95, "min_p": 0.1, "repetition_penalty": 1.1, "eos_token_id": [2, 1]}
+    before = {name: getattr(config, name) for name in brought}
+    config.update(**brought)
+    try:
+        trainer = trainer_of(AGENT | {"vllm": AGENT["vllm"] | {"mode": mode, "server_base_url": "http://localhost:1"}})
+        requests = []
+        if mode == "server":
+            client = VLLMClient.__new__(VLLMClient)
+            client.model, client.base_url = "nano", ""
+            client._post = lambda url, json: requests.append(json) or {"choices": []}
+            made = trainer.vllm_generation.arguments
+            asked = {name: made[name] for name in ("repetition_penalty", "temperature", "top_p", "top_k")}
+            with suppress(IndexError, ValueError):  # nothing comes back
+                client.generate([[5]], generation_kwargs=trainer.vllm_generation.sampling, **asked)
+        else:
+            arguments = trainer.vllm_generation.arguments | {"generation_kwargs": trainer.vllm_generation.sampling}
+            requests.append(sampling_params_of(arguments))
+        (request,) = requests
+        assert {name: request[name] for name in NEUTRAL} == NEUTRAL
+        assert request["temperature"] == SETTINGS["temperature"] and request["max_tokens"] == AGENT["max_turn_tokens"]
+        assert request["ignore_eos"] and request["stop_token_ids"] == [trainer.chat.end_of_turn]
+    finally:
+        config.update(**before)
+
+
+def sampling_params_of(arguments: dict) -> dict:
+    """What trl's `VLLMGeneration` hands to vLLM's SamplingParams when vLLM runs in this process."""
+    made = []
+
+    def params(**given):
+        made.append(given)
+        raise InterruptedError
+
+    generation = VLLMGeneration.__new__(VLLMGeneration)
+    vars(generation).update({"logprobs": 0, "structured_outputs_regex": None, **arguments})
+    generation.accelerator, generation.enable_sleep_mode = None, False
+    with mock.patch.object(vllm_generation, "SamplingParams", params, create=True), suppress(InterruptedError):
+        generation.generate([[5]], None, 1)
+    return made[0]
+
+
 def test_every_process_asks_for_equally_many_turns(trainer_of, vllm, monkeypatch):
     """With a server, trl deals completions out by the number that each process asked for."""
     trainer = trainer_of()
@@ -143,8 +197,9 @@ def test_every_process_asks_for_equally_many_turns(trainer_of, vllm, monkeypatch
             return [*rows, bool(left)]
         return [*rows, left.pop(0) if left else 0]
 
-    monkeypatch.setattr(vllm_rollout.processes, "gather", gather)
-    played = vllm_rollout.rollout_by_turns(trainer, groups)
+    monkeypatch.setattr(vllm_engine.processes, "gather", gather)
+    device, write = trainer.model.device, trainer.write_turns
+    played = vllm_engine.rollout_by_turns(groups, trainer.chat, trainer.sampling, device, write)
     assert trainer.vllm_generation.asked[0] == 6 and not left
     assert [t.completion_ids for t in played] == [t.completion_ids for t in by_the_engine(trainer, AGENT)[::2]]
 
@@ -162,10 +217,10 @@ LINEAR = SimpleNamespace(modules=lambda: [torch.nn.Linear(1, 1)])
     ],
 )
 def test_where_vllm_cannot_be_had_one_sentence_says_so(installed, gpu, capability, said, monkeypatch, capsys):
-    monkeypatch.setattr(vllm_rollout, "is_vllm_available", lambda: installed)
+    monkeypatch.setattr(vllm_engine, "vllm_installed", lambda: installed)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
-    assert vllm_rollout.vllm_here(LINEAR) == (said is None)
+    assert vllm_engine.vllm_here(LINEAR) == (said is None)
     told = capsys.readouterr().out
     assert (said in told and told.count("\n") == 1) if said else told == ""
 
@@ -173,11 +228,11 @@ def test_where_vllm_cannot_be_had_one_sentence_says_so(installed, gpu, capabilit
 def test_a_policy_in_nf4_is_played_by_the_engine(monkeypatch, capsys):
     import bitsandbytes
 
-    monkeypatch.setattr(vllm_rollout, "is_vllm_available", lambda: True)
+    monkeypatch.setattr(vllm_engine, "vllm_installed", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     nf4 = SimpleNamespace(modules=lambda: [bitsandbytes.nn.Linear4bit(1, 1)])
-    assert not vllm_rollout.vllm_here(nf4) and "set policy.quantize=none" in capsys.readouterr().out
+    assert not vllm_engine.vllm_here(nf4) and "set policy.quantize=none" in capsys.readouterr().out
 
 
 def test_without_vllm_the_engine_plays_and_training_is_what_it_is_with_the_engine(trainer_of, capsys):

@@ -1,19 +1,21 @@
 """The warm start: what it is taught from, that only the policy's own tokens are learnt, and what it leaves."""
 
 from collections import Counter
-from functools import cached_property
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 
 from agenticrec_lite.agent.prompts import ChatFormat
+from agenticrec_lite.agent.scoring import action_logprobs
 from agenticrec_lite.policy import load_policy
 from agenticrec_lite.profiles import load_profile
 from agenticrec_lite.runs import open_run, read_metrics
 from agenticrec_lite.nano.worlds import random_world
 from agenticrec_lite.experiment.experiment import Experiment
 from agenticrec_lite.experiment.warm_start import demonstrations, warm_start
+from agenticrec_lite.training import sft
 from agenticrec_lite.training.sft import as_row
 
 
@@ -29,18 +31,13 @@ class Stub:
 
     seed, training, early_toolbox = 0, list(range(40)), WorldsForTasks()
 
-    keep, scratch = Experiment.keep, Experiment.scratch
+    _loaded = None
+    stage, policy, adapter = Experiment.stage, Experiment.policy, Experiment.adapter
+    policy_after, stage_before, scratch = Experiment.policy_after, Experiment.stage_before, Experiment.scratch
+    begin_training, end_training = Experiment.begin_training, Experiment.end_training
 
     def __init__(self, profile, run):
         self.profile, self.run = profile, run
-
-    def adapter(self, stage):
-        return self.run.checkpoints / stage
-
-    @cached_property
-    def policy(self):
-        torch.manual_seed(0)
-        return load_policy(self.profile["policy"])
 
 
 @pytest.fixture
@@ -85,7 +82,7 @@ def test_only_what_the_policy_wrote_is_learnt(experiment, chat):
 def test_the_stage_moves_the_adapter_saves_it_and_is_not_run_again(experiment, chat):
     rows = demonstrations(experiment, chat)
     warm_start(experiment)
-    assert "policy" not in vars(experiment)  # the next stage loads what was saved
+    assert experiment._loaded is None  # the next stage loads what was saved
     policy = load_policy(experiment.profile["policy"], experiment.adapter("warm_start"))
     after = {n: p for n, p in policy.model.named_parameters() if p.requires_grad}
     assert all(p.abs().sum() > 0 for n, p in after.items() if "lora_B" in n)
@@ -95,7 +92,7 @@ def test_the_stage_moves_the_adapter_saves_it_and_is_not_run_again(experiment, c
     assert table["step"].tolist() == [1, 2] and (table["stage"] == "warm_start").all()
     assert experiment.run.done("warm_start") and len(rows) == 8
     warm_start(experiment)
-    assert "policy" not in vars(experiment)  # it was not even loaded
+    assert experiment._loaded is None  # it was not even loaded
 
 
 def test_loss_and_gradient_are_those_of_each_demonstration_by_itself(experiment, chat):
@@ -111,6 +108,24 @@ def test_loss_and_gradient_are_those_of_each_demonstration_by_itself(experiment,
     logged = read_metrics(experiment.run.folder).iloc[0]
     assert logged["action_ce"] == pytest.approx(float(expected.detach()), rel=1e-3)
     assert logged["grad_norm"] == pytest.approx(float(torch.cat([g.flatten() for g in gradients]).norm()), rel=1e-3)
+
+
+def test_the_loss_is_computed_in_the_precision_of_the_updates(experiment, chat, monkeypatch):
+    """As in both stages: on a GPU, a policy in half precision trains under autocast."""
+    experiment.profile["warm_start"] |= {"steps": 1, "batch": 2, "micro_batch": 2}
+    seen = []
+
+    def autocast(accelerator):
+        return torch.autocast("cpu", torch.bfloat16)
+
+    def scored(model, *parts):
+        seen.append(torch.is_autocast_enabled("cpu") and model.model.lm_head(torch.ones(1, 128)).dtype)
+        return action_logprobs(model, *parts)
+
+    monkeypatch.setattr(Accelerator, "autocast", autocast)
+    monkeypatch.setattr(sft, "action_logprobs", scored)
+    warm_start(experiment)
+    assert seen == [torch.bfloat16]
 
 
 def test_a_profile_without_a_warm_start_leaves_nothing(experiment):

@@ -90,7 +90,7 @@ class Agent(Section):
         description="longest trajectory that goes on, observations included; a last turn may go beyond it"
     )
     batch_rows: Count = Field(description="trajectories decoded together")
-    merge: bool = Field(description="while decoding, merge the adapter into dequantised weights")
+    merge: bool = Field(description="while decoding, merge the adapter into dequantised weights; only in float32")
     engine: Literal["own", "vllm"] = Field(
         "own", description="what plays training's rollouts: own, or vllm through trl"
     )

@@ -91,15 +91,23 @@ def average_gradients(model: torch.nn.Module) -> None:
 
 
 def vllm_arguments(agent: dict, chat: ChatFormat, questions: Sequence[Question]) -> dict:
-    """trl's arguments for rollouts by vLLM; it reserves room for the longest trajectory that may come."""
+    """trl's arguments for rollouts by vLLM; it reserves room for the longest trajectory that may come.
+
+    Sampling is by temperature alone, as the engine's: the top_k and top_p that a model's generation_config.json may
+    bring (Qwen3: 20 and .95), and its further end tokens, are set aside by what each request says. That holds in a
+    server too, whose own defaults are used only for what a request leaves out.
+    """
     longest = max(len(chat.prompt_ids(q.context, q.kind, q.pair)) for q in questions)
     return {
         "use_vllm": True,
         "vllm_importance_sampling_correction": False,
         "vllm_max_model_length": longest + agent["max_completion_tokens"] + agent["max_turn_tokens"],
-        "generation_kwargs": {"max_tokens": agent["max_turn_tokens"]},
+        "generation_kwargs": {
+            "max_tokens": agent["max_turn_tokens"], "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0,
+            "ignore_eos": True, "stop_token_ids": [chat.end_of_turn],
+        },
         **{f"vllm_{name}": value for name, value in agent["vllm"].items()},
-    }
+    }  # fmt: skip
 
 
 def check_settings(settings: dict) -> None:
