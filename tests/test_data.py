@@ -89,9 +89,9 @@ def test_no_row_that_can_be_a_task_is_left_out():
 def test_tasks_depend_on_seed_part_and_row_only():
     log = long_log()
     split = temporal_split(log)
-    every = build_tasks(log, split, "test", None, 7, n_candidates=3)
-    assert build_tasks(log, split, "test", 10, 7, n_candidates=3) == every[:10]
-    assert build_tasks(log, split, "test", 10**6, 7, n_candidates=3) == every
+    every = list(build_tasks(log, split, "test", None, 7, n_candidates=3))
+    assert list(build_tasks(log, split, "test", 10, 7, n_candidates=3)) == every[:10]
+    assert list(build_tasks(log, split, "test", 10**6, 7, n_candidates=3)) == every
     other = build_tasks(log, split, "test", None, 8, n_candidates=3)
     assert [task.task_id for task in other] != [task.task_id for task in every]
     by_id = {task.task_id: task for task in other}

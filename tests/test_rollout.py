@@ -43,21 +43,29 @@ def scripted(monkeypatch, tiny):
 
     def play(groups, scripts, **kwargs):
         queues = [[token for turn in script for token in chat.turn_ids(turn)] for script in scripts]
+        alive, writing, take = [], [], SlotCache.take  # rows of the batch, and those whose logits are asked about
 
-        class Scripted(engine._Batch):
-            def _choose(self, logits):
-                tokens = torch.tensor([queues[row].pop(0) if queues[row] else 0 for row in self.rows])
+        class Scripted(Sampling):
+            def choose(self, logits, generator=None):
+                tokens = torch.tensor([queues[row].pop(0) if queues[row] else 0 for row in writing])
                 return tokens, torch.log_softmax(logits, -1).gather(1, tokens[:, None])[:, 0]
 
+        class Batch(engine.Batch):
             def _write_turn(self):
+                alive[:] = writing[:] = self.rows
                 saved = [list(q) for q in queues]
                 tokens, logprobs, counts = super()._write_turn()
                 for row, before, count in zip(self.rows, (saved[r] for r in self.rows), counts, strict=True):
                     queues[row] = before[count:]  # a row that has ended its turn used up nothing after it
                 return tokens, logprobs, counts
 
-        monkeypatch.setattr(engine, "_Batch", Scripted)
-        return rollout(tiny[0], chat, groups, Sampling(**kwargs), torch.Generator().manual_seed(0))
+        def taken(cache, rows):
+            writing[:] = [alive[i] for i in rows.tolist()]
+            return take(cache, rows)
+
+        monkeypatch.setattr(SlotCache, "take", taken)
+        monkeypatch.setattr(engine, "Batch", Batch)
+        return rollout(tiny[0], chat, groups, Scripted(**kwargs), torch.Generator().manual_seed(0))
 
     return play
 
@@ -140,10 +148,10 @@ def test_batching_changes_nothing(tiny):
 @pytest.mark.parametrize("worlds", [[0, 1, 2], [0, 0]], ids=["different", "equal"])
 def test_what_prompts_begin_with_is_run_once(tiny, monkeypatch, worlds):
     model, chat = tiny
-    groups, fed, forward = groups_of(chat), [], engine._Batch._forward
+    groups, fed, forward = groups_of(chat), [], engine.Batch._forward
     groups = [groups[i] for i in worlds]
     monkeypatch.setattr(
-        engine._Batch, "_forward", lambda self, ids, *rest: (fed.append(tuple(ids.shape)), forward(self, ids, *rest))[1]
+        engine.Batch, "_forward", lambda self, ids, *rest: (fed.append(tuple(ids.shape)), forward(self, ids, *rest))[1]
     )
     played = rollout(model, chat, groups, Sampling(1.0, 2), torch.Generator().manual_seed(1))
     prompts = [group.prompt_ids for group in groups]
@@ -218,8 +226,8 @@ def test_rows_that_write_on_alone_come_back_exact(tiny, monkeypatch):
 def test_waiting_groups_take_the_places_of_those_that_have_ended(tiny, monkeypatch):
     model, chat = tiny
     beside = []  # rows alive when others are admitted
-    admit = engine._Batch.admit
-    monkeypatch.setattr(engine._Batch, "admit", lambda self, g: (beside.append(len(self.rows)), admit(self, g)))
+    admit = engine.Batch.admit
+    monkeypatch.setattr(engine.Batch, "admit", lambda self, g: (beside.append(len(self.rows)), admit(self, g)))
     likelier = lambda module, args, logits: logits + 9.0 * (torch.arange(logits.shape[-1]) == chat.end_of_turn)  # noqa: E731
     played = []
     with model.lm_head.register_forward_hook(likelier):

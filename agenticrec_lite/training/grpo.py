@@ -84,7 +84,7 @@ class ListwiseGRPOTrainer(GRPOTrainer):
         self.watch, self.checkpoints, self.advantages = watch, checkpoints, advantages
         self.generate_rollouts = rollouts or self.sampled_rollouts
         self.questions = {question.task_id: question for question in questions}
-        self.tools = list(dict.fromkeys(name for q in questions for name in tools_of(q.context)))
+        self.tool_names = list(dict.fromkeys(name for q in questions for name in tools_of(q.context)))
         self.reward, self.agent, self.run, self.stage, self.seed = reward, agent, run, stage, seed
         self.chat = ChatFormat.of(policy.tokenizer, policy.brief)
         self.sampling = sampling or Sampling.of(agent, settings["temperature"])
@@ -211,7 +211,7 @@ class ListwiseGRPOTrainer(GRPOTrainer):
         row = {
             "stage": self.stage,
             "step": self.state.global_step,
-            **step_metrics(self.trajectories, self.num_generations, self.tools),
+            **step_metrics(self.trajectories, self.num_generations, self.tool_names),
         }
         row |= {"grad_norm": logs["grad_norm"], "learning_rate": logs.get("learning_rate")}
         row |= {"skipped": 1} if self.skipped else {}
