@@ -52,6 +52,14 @@ def test_every_pair_is_asked_in_both_directions_with_the_right_answer():
     assert [q.task_id for q in questions] != sorted(q.task_id for q in questions)
 
 
+def test_the_seed_decides_about_letters_and_the_order_of_pairs():
+    mined = [HardNegative(f"t{i}", 4, 9, (9,)) for i in range(20)]
+    names = [pair.task_id for pair in mined]
+    first, again, other = (pair_questions(mined, dict.fromkeys(names), dict.fromkeys(names, ()), s) for s in (1, 1, 2))
+    assert first == again and [q.task_id for q in first] != [q.task_id for q in other]
+    assert [q.pair for q in first] != [q.pair for q in other]
+
+
 def test_a_rehearsed_ranking_follows_its_pair_and_leaves_the_questions_as_they_are():
     mined = [HardNegative(f"t{i}", 4, 9, (9,)) for i in range(20)]
     names = [pair.task_id for pair in mined]

@@ -11,11 +11,9 @@ from hypothesis import strategies as st
 from agenticrec_lite.agent import rollout as engine
 from agenticrec_lite.agent.cache import SlotCache
 from agenticrec_lite.agent.environment import RankingEnvironment
-from agenticrec_lite.agent.protocol import write_answer, write_call
 from agenticrec_lite.agent.episodes import Group, Sampling
+from agenticrec_lite.agent.protocol import write_answer, write_call
 from agenticrec_lite.agent.rollout import rollout
-from agenticrec_lite.agent.trajectory import Step, Trajectory
-from agenticrec_lite.nano.worlds import random_world
 from agenticrec_lite.agent.scoring import (
     action_logprobs,
     length_buckets,
@@ -24,6 +22,8 @@ from agenticrec_lite.agent.scoring import (
     shared_turns,
     split_turns,
 )
+from agenticrec_lite.agent.trajectory import Step, Trajectory
+from agenticrec_lite.nano.worlds import random_world
 
 ANSWER = write_answer(list(range(1, 11)))
 
@@ -121,6 +121,7 @@ def test_the_action_mask_marks_exactly_what_the_policy_wrote(tiny, scripted):
     )
     assert observed.startswith("\n<|im_start|>tool\n<observation>High:") and observed.endswith("assistant\n")
     assert [s.kind for s in trajectory.steps] == ["call", "observation", "answer"]
+    assert {p for p, m in zip(trajectory.logprobs, trajectory.action_mask, strict=True) if not m} == {0.0}
 
 
 def test_greedy_follows_the_argmax_and_sampling_repeats_with_its_seed(tiny):
@@ -247,6 +248,18 @@ def test_an_observation_that_does_not_fit_ends_as_length(tiny, scripted):
     calls = [write_call("get_similar_users", {})] * 10
     trajectory = scripted(groups_of(chat, 1, 1), [calls], max_completion_tokens=300)[0]
     assert trajectory.outcome == "length" and len(trajectory.completion_ids) < 300
+
+
+def test_a_trajectory_goes_on_only_while_it_is_shorter_than_the_longest(tiny, scripted):
+    """At the longest length itself it ends, and what did not fit has not been fed."""
+    chat = tiny[1]
+    turns = [write_call("get_similar_users", {})] * 8 + [ANSWER]  # each observation is less than a quarter of all
+    whole = scripted(groups_of(chat, 1, 1), [turns], max_completion_tokens=5000)[0]
+    length = len(whole.completion_ids) - len(chat.turn_ids(ANSWER))  # until the last observation has been read
+    longer, equal = (scripted(groups_of(chat, 1, 1), [turns], max_completion_tokens=n)[0] for n in (length + 1, length))
+    assert (longer.outcome, longer.completion_ids) == ("answered", whole.completion_ids)
+    assert (equal.outcome, equal.n_calls) == ("length", 8)
+    assert equal.completion_ids == whole.completion_ids[: len(equal.completion_ids)] and equal.action_mask[-1] == 1
 
 
 def scored_plainly(model, played, temperature):
