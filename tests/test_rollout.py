@@ -330,6 +330,24 @@ def test_turns_that_trajectories_share_are_run_once_and_scored_alike(tiny, rows,
     assert_scored_alike(model, played)
 
 
+def test_branches_after_turns_of_different_lengths_see_no_padding(tiny):
+    """Turns of 5 and 4 tokens run in one batch, the shorter one padded; both have branches."""
+    model, chat = tiny
+    prompt = groups_of(chat, 1, 1)[0].prompt_ids
+    turns = {"a": ([5, 6, 7, 8, 30], [1, 1, 1, 0, 0]), "b": ([9, 6, 5, 31], [1, 1, 0, 0])}
+    played = []
+    for n, letters in enumerate(("aa", "ab", "ba", "bb", "b")):
+        trajectory = Trajectory("t", 0, "rank", prompt)
+        for letter in letters:
+            trajectory.completion_ids += turns[letter][0]
+            trajectory.action_mask += turns[letter][1]
+        trajectory.completion_ids += [40 + n, 41]
+        trajectory.action_mask += [1, 1]
+        played.append(trajectory)
+    assert len(length_buckets(torch.tensor([5, 4]))) == 1
+    assert_scored_alike(model, played)
+
+
 def test_a_shared_turn_is_one_stretch_of_the_tree():
     def turns(*names):
         return [tuple((ord(letter), letter.islower()) for letter in name) for name in names]

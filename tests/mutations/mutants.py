@@ -132,6 +132,7 @@ SCORING = Group(
         "tests/test_rollout.py::test_a_shared_turn_is_one_stretch_of_the_tree",
         "tests/test_sampling.py::test_log_probability_and_entropy_are_those_of_the_categorical_distribution",
         "tests/test_rollout.py::test_prefix_shared_scoring_gives_the_log_probabilities_and_gradients_of_plain_scoring",
+        "tests/test_rollout.py::test_branches_after_turns_of_different_lengths_see_no_padding",
         "tests/test_sampling.py::test_the_engine_records_what_training_computes",
         "tests/test_rollout.py::test_turns_that_trajectories_share_are_run_once_and_scored_alike",
     ),
