@@ -53,7 +53,6 @@ def test_any_text_is_classified_as_exactly_one_thing(text, question):
         ('<tool_call>{"name": "get_user_profile"}</tool_call>', "nothing more or less"),
         ('<tool_call>["get_user_profile"]</tool_call>', "nothing more or less"),
         ('<tool_call>{"name": "get_user_profile", "arguments": {}, "id": 1}</tool_call>', "nothing more or less"),
-        (f"<think>{'</think>' * 2}" + write_answer(TEN), "not in order"),
         ('<tool_call>{"name": "rm", "arguments": {}}</tool_call>', "no such tool"),
         (write_answer(TEN[:9]), "this has 9"),
         (write_answer([*TEN[:9], 9]), "twice"),
@@ -70,9 +69,10 @@ def test_errors_say_what_is_wrong(text, says):
 
 
 @pytest.mark.parametrize("body", ["AB", "C", "[1]", "a", ""])
-def test_a_pair_wise_answer_is_a_or_b(body):
-    assert parse_turn(f"<answer>\\boxed{{{body}}}</answer>", "less").bad_answer
-    assert parse_turn(write_answer("B"), "less").answer == "B"
+@pytest.mark.parametrize("question", ["more", "less"])
+def test_a_pair_wise_answer_is_a_or_b(body, question):
+    assert parse_turn(f"<answer>\\boxed{{{body}}}</answer>", question).bad_answer
+    assert parse_turn(write_answer("B"), question).answer == "B"
 
 
 def test_the_environment_ends_as_the_paper_says(context):

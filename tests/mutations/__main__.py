@@ -14,7 +14,10 @@ import os
 import sys
 import time
 
-SETTINGS = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1", "TQDM_DISABLE": "1"}
+SETTINGS = {
+    "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1", "TQDM_DISABLE": "1",
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # the plugin for notebooks takes two seconds to import
+}  # fmt: skip
 if __name__ == "__main__" and any(os.environ.get(name) != value for name, value in SETTINGS.items()):
     os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | SETTINGS)  # before any library reads them
 
