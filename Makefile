@@ -35,7 +35,7 @@ TWO := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 
 SHELL := /bin/bash
 
-.PHONY: demo reproduce studies exercises fetch test test-all test-long test-oldest audit bench notebooks lint install clean
+.PHONY: demo reproduce studies exercises fetch test test-all test-long test-oldest audit mutate bench notebooks lint install clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -84,6 +84,11 @@ audit: $(STAMP)
 	.venv-audit/bin/python -m pip_audit --version 2>/dev/null | grep -qx "pip-audit $(AUDITOR)" || { \
 	$(PY) -m venv --clear .venv-audit && .venv-audit/bin/python -m pip install -q pip-audit==$(AUDITOR); }
 	$(PY) .ci/audit.py
+
+# Breaks the formulas one at a time and sees whether their tests notice; ONLY="rewards data/": those modules alone.
+ONLY ?=
+mutate: $(STAMP) fetch
+	$(PY) tests/mutations $(ONLY)
 
 # About 90 minutes, and wants the machine for itself; writes runs/bench/bench.json and reader.json.
 bench: $(STAMP)

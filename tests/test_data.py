@@ -91,14 +91,48 @@ def test_no_row_that_can_be_a_task_is_left_out():
 def test_tasks_depend_on_seed_part_and_row_only():
     log = long_log()
     split = temporal_split(log)
-    every = build_tasks(log, split, "test", None, 7, n_candidates=3)
+    every = list(build_tasks(log, split, "test", None, 7, n_candidates=3))
     assert list(build_tasks(log, split, "test", 10, 7, n_candidates=3)) == every[:10]
-    assert list(build_tasks(log, split, "test", 10**6, 7, n_candidates=3)) == list(every)
+    assert list(build_tasks(log, split, "test", 10**6, 7, n_candidates=3)) == every
     other = build_tasks(log, split, "test", None, 8, n_candidates=3)
     assert [task.task_id for task in other] != [task.task_id for task in every]
     by_id = {task.task_id: task for task in other}
     assert {task.task_id for task in every} == set(by_id)
     assert any(by_id[task.task_id].candidates != task.candidates for task in every)
+
+
+def test_tasks_are_found_by_their_ids():
+    log = long_log()
+    tasks = build_tasks(log, temporal_split(log), "test", None, 7, n_candidates=3)
+    some = [tasks[i] for i in (5, 2, 9, 2)]
+    assert tasks.find([task.task_id for task in some]) == some and tasks.find([]) == []
+    with pytest.raises(ValueError, match="tasks of test, not of train_late"):
+        tasks.find(["train_late-000001"])
+
+
+def test_what_somebody_else_draws_must_be_fair():
+    """No item twice, none that the user took or that the tools cannot know, and the answer among them."""
+    log = long_log()
+    split = temporal_split(log)
+
+    def first_of(draw):
+        return build_tasks(log, split, "test", 1, 0, n_candidates=3, draw=draw)[0]
+
+    def fair(rng, pool, n):
+        return [*pool.negatives(np.arange(n - 1)), pool.positive]
+
+    assert first_of(fair).positive == 3
+    unfair = {
+        "twice": lambda rng, pool, n: [pool.positive, *[pool.negatives(np.arange(1))[0]] * 2],
+        "own": lambda rng, pool, n: [pool.positive, pool.negatives(np.arange(1))[0],
+                                     next(c for c in pool.catalogue[pool.own] if c != pool.positive)],
+        "unknown": lambda rng, pool, n: [pool.positive, pool.negatives(np.arange(1))[0], 99],
+        "no positive": lambda rng, pool, n: list(pool.negatives(np.arange(n))),
+        "too few": lambda rng, pool, n: [pool.positive, pool.negatives(np.arange(1))[0]],
+    }
+    for draw in unfair.values():
+        with pytest.raises(UserError, match="candidates of"):
+            first_of(draw)
 
 
 @pytest.mark.parametrize("part", ["train_late", "validation", "test"])
@@ -174,6 +208,20 @@ def test_split_shares():
     assert split.train_early_end == round(split.train_end * 0.8)
     assert split.fit_rows("train_late") == split.rows("train_early")
     assert split.fit_rows("test") == split.fit_rows("validation") == split.rows("train")
+
+
+def test_a_cut_falls_before_all_rows_of_its_moment():
+    """By hand, with shares that differ: 20 rows, train ends at 12, validation at 18; a tie crosses each cut."""
+    times = [0, 1, 2, 3, 4, 5, 6, 7, 8, 8, 10, 11, 11, 13, 14, 15, 16, 17, 17, 19]
+    log = log_of([(k % 5, k % 15, 1.0, time) for k, time in enumerate(times)])
+    split = temporal_split(log, (0.6, 0.3, 0.1))
+    assert (split.train_early_end, split.train_end, split.validation_end, split.end) == (8, 11, 17, 20)
+
+
+def test_a_log_whose_first_moment_is_most_of_it_cannot_be_split():
+    rows = [(k % 5, k % 15, 1.0, 0 if k < 14 else k) for k in range(20)]
+    with pytest.raises(UserError, match="do not fill every part"):
+        temporal_split(log_of(rows))
 
 
 def test_a_log_of_one_moment_cannot_be_split():

@@ -5,6 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.optimize import approx_fprime, minimize
+from scipy.special import logsumexp
+from scipy.stats import chisquare
 
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.data.log import make_log
@@ -75,6 +78,22 @@ def test_the_ceiling_recovers_the_weights_that_made_the_choices():
     assert fit_ceiling(features, chosen, penalty=0) == pytest.approx(truth, abs=0.1)
 
 
+@pytest.mark.parametrize("penalty", [0.01, 0.3])
+def test_the_ceiling_is_the_optimum_of_the_penalised_likelihood(penalty):
+    """Against scipy without a gradient of ours, and against the condition that defines the optimum."""
+    rng = np.random.default_rng(2)
+    features, chosen = rng.normal(size=(200, 8, 3)), rng.integers(1, 9, size=200)
+    features[np.arange(200), chosen - 1] += [1.0, -0.5, 0.0]
+
+    def loss(weights):
+        scores = features @ weights
+        return np.mean(logsumexp(scores, axis=1) - scores[np.arange(200), chosen - 1]) + penalty * np.sum(weights**2)
+
+    weights = fit_ceiling(features, chosen, penalty)
+    assert weights == pytest.approx(minimize(loss, np.zeros(3), method="Nelder-Mead", tol=1e-10).x, abs=1e-4)
+    assert approx_fprime(weights, loss) == pytest.approx(np.zeros(3), abs=1e-4)
+
+
 def test_what_the_ceiling_reads_of_each_candidate(context):
     """The films of the fixture: counts, popularity and scores rise or fall with the number; odd ones are dramas."""
     features = evidence_features(context)
@@ -118,3 +137,12 @@ def test_random_ranks_have_the_floor(made_up):
     log, split, _ = made_up
     tasks = list(build_tasks(log, split, "train_late", None, 0)) * 20
     assert ndcg(random_ranks(tasks, 0), 10) == pytest.approx(0.227, abs=0.02)
+
+
+def test_random_ranks_are_uniform_and_seeded(made_up):
+    log, split, _ = made_up
+    tasks = list(build_tasks(log, split, "train_late", None, 0)) * 20
+    ranks = random_ranks(tasks, 0)
+    counts = np.bincount(ranks.astype(int), minlength=21)
+    assert counts[0] == 0 and len(counts) == 21 and chisquare(counts[1:]).pvalue > 0.001
+    assert np.array_equal(ranks, random_ranks(tasks, 0)) and not np.array_equal(ranks, random_ranks(tasks, 1))

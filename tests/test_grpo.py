@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from agenticrec_lite.agent.protocol import write_answer, write_call
-from agenticrec_lite.policy import Policy, add_adapter
-from agenticrec_lite.rewards import listwise_reward
-from agenticrec_lite.training import grpo
 from agenticrec_lite.agent.question import Question
-from agenticrec_lite.training.grpo import ListwiseGRPOTrainer
 from agenticrec_lite.agent.teacher import run_script
 from agenticrec_lite.nano.worlds import random_world
+from agenticrec_lite.policy import Policy, add_adapter
+from agenticrec_lite.rewards import group_advantages, listwise_reward
+from agenticrec_lite.training import grpo
+from agenticrec_lite.training.grpo import ListwiseGRPOTrainer
 
 AGENT = {"max_calls": 10, "max_turn_tokens": 40, "max_completion_tokens": 900, "batch_rows": 64, "merge": True}
 SETTINGS = {
@@ -27,7 +27,7 @@ def trainer_of(monkeypatch, tiny, tmp_path):
     """A trainer whose rollouts are scripted: one list of turns a rollout."""
     import copy
 
-    def make(scripts, **changes):
+    def make(scripts, advantages=group_advantages, **changes):
         torch.manual_seed(0)
         policy = Policy(add_adapter(copy.deepcopy(tiny[0]), LORA), tiny[1].tokenizer, True)
         settings = SETTINGS | changes
@@ -47,7 +47,9 @@ def trainer_of(monkeypatch, tiny, tmp_path):
             return trajectories
 
         monkeypatch.setattr(grpo, "rollout", scripted)
-        return ListwiseGRPOTrainer(policy, questions, listwise_reward, settings, AGENT, None, "rta", 0, str(tmp_path))
+        return ListwiseGRPOTrainer(
+            policy, questions, listwise_reward, settings, AGENT, None, "rta", 0, str(tmp_path), advantages=advantages
+        )
 
     return make
 
@@ -82,9 +84,20 @@ def test_a_watcher_sees_each_step_as_it_ends(trainer_of):
     assert seen == [[1], [1, 2]]
 
 
-def test_the_step_is_the_papers_gradient_computed_by_hand(trainer_of):
-    """Gradient of -sum_i A_i sum_t log pi(a_t) over action tokens, over rows times length, nothing else."""
-    trainer = trainer_of(MIXED, learning_rate=0.0)
+def leave_one_out(rewards, group_size):
+    """RLOO: the baseline of a rollout is the mean of the others."""
+    advantages, dropped = group_advantages(rewards, group_size)
+    return advantages * group_size / (group_size - 1), dropped
+
+
+@pytest.mark.parametrize("advantages", [group_advantages, leave_one_out])
+@pytest.mark.parametrize("second_group", [[], HOPELESS], ids=["mixed", "hopeless"])
+def test_the_step_is_the_papers_gradient_computed_by_hand(trainer_of, advantages, second_group):
+    """Gradient of -sum_i A_i sum_t log pi(a_t) over action tokens, over rows times length, nothing else.
+
+    A dropped group takes nothing away from the gradient of the other one.
+    """
+    trainer = trainer_of(MIXED + second_group, advantages, learning_rate=0.0)
     trainer.args.max_grad_norm = 0.0
     seen = {}
     step = trainer.training_step
@@ -98,6 +111,7 @@ def test_the_step_is_the_papers_gradient_computed_by_hand(trainer_of):
     trainer.train()
     trainer.model.zero_grad()
     rows = trainer.trajectories
+    assert [t.advantage for t in rows] == pytest.approx(advantages([t.reward for t in rows], 4)[0])
     for t in rows:
         ids = torch.tensor([t.prompt_ids + t.completion_ids])
         log_p = torch.log_softmax(
@@ -131,6 +145,36 @@ def test_no_observation_or_prompt_token_contributes(trainer_of):
     trainer._compute_loss(trainer.model, inputs).backward()
     nonzero = touched["gradient"] != 0
     assert nonzero.any() and not (nonzero & ~touched["actions"]).any()
+
+
+def test_rows_without_advantage_and_observations_are_not_scored(trainer_of, monkeypatch):
+    """They have no gradient; to run them costs a third of a step."""
+    trainer, scored = trainer_of(MIXED + HOPELESS), []
+    score = grpo.action_logprobs
+
+    def spy(model, prompts, prompt_mask, completions, mask, actions, *rest):
+        scored.append((len(completions), int(actions.sum())))
+        return score(model, prompts, prompt_mask, completions, mask, actions, *rest)
+
+    monkeypatch.setattr(grpo, "action_logprobs", spy)
+    trainer.train()
+    rows = [t for t in trainer.trajectories if t.advantage]
+    assert len(rows) == 4
+    assert sum(n for n, _ in scored if n > 1) == 4  # a batch of dropped rows alone scores one, for a graph
+    assert sum(n for _, n in scored) == sum(sum(t.action_mask) for t in rows)
+
+
+def test_every_step_has_random_numbers_of_its_own(trainer_of, monkeypatch):
+    """By seed and step: a step that is done again after an interruption draws the same."""
+    trainer, seeds = trainer_of(MIXED), []
+    monkeypatch.setattr(grpo, "rollout", lambda *given: seeds.append(given[-1].initial_seed()) or [])
+    for trainer.seed in (0, 1, 2):
+        for trainer.state.global_step in (0, 1, 2, 1000):
+            trainer.sampled_rollouts([])
+    assert len(set(seeds)) == 12
+    trainer.seed, trainer.state.global_step = 1, 2
+    trainer.sampled_rollouts([])
+    assert seeds[-1] == seeds[6]
 
 
 def test_groups_that_are_all_negative_are_masked(trainer_of):

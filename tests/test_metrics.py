@@ -106,6 +106,12 @@ def test_users_are_resampled_not_tasks():
     assert by_user / naive == pytest.approx(np.sqrt(10), rel=0.15)
 
 
+def test_users_with_more_tasks_weigh_more_and_cannot_widen_what_is_constant():
+    """The mean of a resample divides by the tasks that were drawn, not by those there are."""
+    low, high = summarize([3] * 111, users=[0] * 100 + [1] * 10 + [2])["ci95"]["N@10"]
+    assert low == pytest.approx(0.5) and high == pytest.approx(0.5)
+
+
 def test_the_interval_has_the_width_that_theory_gives():
     ranks, users = clustered()
     own = gains(ranks[::10], "N@10")  # one value a user, and all users have as many tasks

@@ -9,6 +9,7 @@ from agenticrec_lite.agent.prompts import task_prompt
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.data.tasks import RankingTask
 from agenticrec_lite.experiment import stages
+from agenticrec_lite.experiment.extensions import Extensions
 from agenticrec_lite.training.mining import HardNegative, mine_hard_negatives, pair_questions
 
 STAGES = {"rta": {"steps": 4, "tasks_per_step": 2}, "ppr": {"mining_tasks": 3}}
@@ -51,6 +52,14 @@ def test_every_pair_is_asked_in_both_directions_with_the_right_answer():
     assert [q.task_id for q in questions] != sorted(q.task_id for q in questions)
 
 
+def test_the_seed_decides_about_letters_and_the_order_of_pairs():
+    mined = [HardNegative(f"t{i}", 4, 9, (9,)) for i in range(20)]
+    names = [pair.task_id for pair in mined]
+    first, again, other = (pair_questions(mined, dict.fromkeys(names), dict.fromkeys(names, ()), s) for s in (1, 1, 2))
+    assert first == again and [q.task_id for q in first] != [q.task_id for q in other]
+    assert [q.pair for q in first] != [q.pair for q in other]
+
+
 def test_a_rehearsed_ranking_follows_its_pair_and_leaves_the_questions_as_they_are():
     mined = [HardNegative(f"t{i}", 4, 9, (9,)) for i in range(20)]
     names = [pair.task_id for pair in mined]
@@ -71,25 +80,37 @@ def test_the_question_of_a_pair_names_its_letters_and_its_direction(context):
 
 
 def experiment_of(n_tasks: int):
-    """An experiment with so many training tasks, in which nothing has been done."""
+    """An experiment with so many training tasks, whose stage 1 has been left out and nothing else done."""
     tasks = [task(f"t{i}", 1) for i in range(n_tasks)]
     toolbox = SimpleNamespace(contexts=lambda tasks: [None] * len(tasks))
-    run = SimpleNamespace(done=lambda stage: False, mark=lambda *_: None, payload=lambda stage: [])
-    return SimpleNamespace(training=tasks, early_toolbox=toolbox, run=run, profile=STAGES, seed=0)
+    run = SimpleNamespace(
+        done=lambda stage: False, mark=lambda *_: None, payload=lambda stage: [], result={"not_run": {"rta": "few"}}
+    )
+    return SimpleNamespace(
+        training=tasks, early_toolbox=toolbox, run=run, profile=STAGES, seed=0, extensions=Extensions(),
+        stage_before=lambda stage: "frozen", policy_after=lambda stage: f"policy of {stage}",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("n_tasks, trained", [(20, 8), (8, 8), (5, 8), (2, 6)])
 def test_few_tasks_are_trained_on_again_but_three_times_at_most(monkeypatch, n_tasks, trained):
     asked = []
-    monkeypatch.setattr(pipeline, "train", lambda experiment, stage, questions, *_, **__: asked.extend(questions))
-    pipeline.train_rta(experiment_of(n_tasks))
+    monkeypatch.setattr(stages, "warm_start", lambda experiment: None)
+    monkeypatch.setattr(stages, "train", lambda experiment, stage, questions, watch: asked.extend(questions))
+    stages.train_rta(experiment_of(n_tasks))
     assert [question.task_id for question in asked] == [f"t{i % n_tasks}" for i in range(trained)]
 
 
 @pytest.mark.parametrize("n_tasks, mined", [(20, ["t8", "t9", "t10"]), (9, ["t8", "t0", "t1"]), (2, ["t0", "t1"])])
 def test_mining_takes_fresh_tasks_first_and_those_trained_on_when_they_run_out(monkeypatch, n_tasks, mined):
     asked = []
-    monkeypatch.setattr(pipeline, "play_logged", lambda experiment, stage, tasks, _: asked.extend(tasks) or [])
-    monkeypatch.setattr(pipeline, "mine_hard_negatives", lambda *_: [])
-    pipeline.mine(experiment_of(n_tasks))
+
+    def play(experiment, stage, tasks, contexts, policy):
+        assert (stage, policy, len(contexts)) == ("mining", "policy of frozen", len(tasks))
+        asked.extend(tasks)
+        return []
+
+    monkeypatch.setattr(stages, "play_logged", play)
+    monkeypatch.setattr(stages, "mine_hard_negatives", lambda *_: [])
+    stages.mine(experiment_of(n_tasks))
     assert [task.task_id for task in asked] == mined

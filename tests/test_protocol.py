@@ -1,5 +1,7 @@
 """The text protocol: every turn is classified, valid ones round-trip, the outcomes are the paper's."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,6 +52,7 @@ def test_any_text_is_classified_as_exactly_one_thing(text, question):
         ('<tool_call>{"name": "get_user_profile"</tool_call>', "not valid JSON"),
         ('<tool_call>{"name": "get_user_profile"}</tool_call>', "nothing more or less"),
         ('<tool_call>["get_user_profile"]</tool_call>', "nothing more or less"),
+        ('<tool_call>{"name": "get_user_profile", "arguments": {}, "id": 1}</tool_call>', "nothing more or less"),
         ('<tool_call>{"name": "rm", "arguments": {}}</tool_call>', "no such tool"),
         (write_answer(TEN[:9]), "this has 9"),
         (write_answer([*TEN[:9], 9]), "twice"),
@@ -58,6 +61,7 @@ def test_any_text_is_classified_as_exactly_one_thing(text, question):
         ("<answer>8, 3</answer>", "numbers only"),
         ("<answer>\\boxed{[1, 2, x]}</answer>", "numbers only"),
         ("<answer>\\boxed{A}</answer>", "numbers only"),
+        ("<answer>\\boxed{[١, 2, 3, 4, 5, 6, 7, 8, 9, 10]}</answer>", "numbers only"),
     ],
 )
 def test_errors_say_what_is_wrong(text, says):
@@ -65,9 +69,10 @@ def test_errors_say_what_is_wrong(text, says):
 
 
 @pytest.mark.parametrize("body", ["AB", "C", "[1]", "a", ""])
-def test_a_pair_wise_answer_is_a_or_b(body):
-    assert parse_turn(f"<answer>\\boxed{{{body}}}</answer>", "less").bad_answer
-    assert parse_turn(write_answer("B"), "less").answer == "B"
+@pytest.mark.parametrize("question", ["more", "less"])
+def test_a_pair_wise_answer_is_a_or_b(body, question):
+    assert parse_turn(f"<answer>\\boxed{{{body}}}</answer>", question).bad_answer
+    assert parse_turn(write_answer("B"), question).answer == "B"
 
 
 def test_the_environment_ends_as_the_paper_says(context):
@@ -90,3 +95,36 @@ def test_a_wrong_argument_is_an_observation_and_counts(context):
     environment = RankingEnvironment(context)
     assert "no item 'h99'" in environment.step(write_call("get_similar_items", {"item_title": "h99"}))
     assert environment.n_calls == 1 and environment.outcome is None
+
+
+@pytest.mark.parametrize("body", ["8, 3", "[1, 2, x]", "A", "[]", str(TEN[:9]), str([*TEN[:9], 9]), str([0, *TEN[:9]])])
+def test_a_well_formed_turn_with_a_bad_list_is_a_bad_answer(body):
+    turn = parse_turn(f"<answer>\\boxed{{{body}}}</answer>")
+    assert turn.error and turn.bad_answer
+
+
+@given(st.integers(10, 3000), st.data())
+def test_all_candidates_can_be_named_and_no_other(n, data):
+    numbers = data.draw(st.lists(st.integers(1, n - 1), min_size=9, max_size=9, unique=True))
+    assert parse_turn(write_answer([n, *numbers]), n_candidates=n).answer == [n, *numbers]
+    assert f"1 to {n}." in parse_turn(write_answer([*numbers, n + 1]), n_candidates=n).error
+
+
+def my_tool(context) -> str:
+    """Say something."""
+    return "something"
+
+
+def test_the_tools_and_candidates_of_the_task_count(context):
+    own = replace(context, candidates=context.candidates[:12], tools={"my_tool": my_tool})
+    environment = RankingEnvironment(own)
+    assert environment.step(write_call("my_tool", {})) == "something"
+    assert environment.step(write_answer([*TEN[:9], 13])) is None and environment.outcome == "bad_answer"
+    assert RankingEnvironment(own).step(write_call("get_user_profile", {})) is None
+
+
+def test_the_answer_is_kept_and_a_cut_turn_ends_as_length(context):
+    answered, cut = RankingEnvironment(context), RankingEnvironment(context)
+    answered.step(write_answer(TEN))
+    cut.cut("<think>no end")
+    assert answered.answer == TEN and (cut.outcome, cut.answer) == ("length", None)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agenticrec_lite.agent.trajectory import Trajectory
+from agenticrec_lite.evaluation.metrics import ndcg
 from agenticrec_lite.rewards import group_advantages, listwise_reward, ndcg_at_10, pairwise_reward, refinement_reward
 from agenticrec_lite.training.mining import violation_pool
 
@@ -39,9 +40,10 @@ def test_anything_else_is_minus_one(outcome):
     assert pairwise_reward(trajectory(None, outcome=outcome), "A") == -1
 
 
-def test_refinement_rewards_a_letter_for_a_pair_and_a_list_for_a_ranking():
+@pytest.mark.parametrize("direction", ["more", "less"])
+def test_refinement_rewards_a_letter_for_a_pair_and_a_list_for_a_ranking(direction):
     ranking, letter = trajectory(list(range(1, 11))), trajectory("A")
-    letter.question = "less"
+    letter.question = direction
     assert refinement_reward(ranking, 2) == listwise_reward(ranking, 2) and refinement_reward(letter, "A") == 1
     assert ranking.question == "rank"
 
@@ -80,3 +82,8 @@ def test_the_pool_of_hard_negatives_is_what_stands_above_the_positive():
     assert violation_pool(TEN, 1) == (8, 3, 15)
     assert violation_pool(TEN, 8) == ()
     assert violation_pool(TEN, 20) == tuple(TEN)
+
+
+@given(st.permutations(range(1, 21)), st.integers(1, 20))
+def test_the_rewards_gain_is_the_reported_metric(order, positive):
+    assert ndcg_at_10(order, positive) == pytest.approx(ndcg([order.index(positive) + 1], 10))

@@ -11,11 +11,9 @@ from hypothesis import strategies as st
 from agenticrec_lite.agent import rollout as engine
 from agenticrec_lite.agent.cache import SlotCache
 from agenticrec_lite.agent.environment import RankingEnvironment
-from agenticrec_lite.agent.protocol import write_answer, write_call
 from agenticrec_lite.agent.episodes import Group, Sampling
+from agenticrec_lite.agent.protocol import write_answer, write_call
 from agenticrec_lite.agent.rollout import rollout
-from agenticrec_lite.agent.trajectory import Step, Trajectory
-from agenticrec_lite.nano.worlds import random_world
 from agenticrec_lite.agent.scoring import (
     action_logprobs,
     length_buckets,
@@ -24,6 +22,8 @@ from agenticrec_lite.agent.scoring import (
     shared_turns,
     split_turns,
 )
+from agenticrec_lite.agent.trajectory import Step, Trajectory
+from agenticrec_lite.nano.worlds import random_world
 
 ANSWER = write_answer(list(range(1, 11)))
 
@@ -43,25 +43,29 @@ def scripted(monkeypatch, tiny):
 
     def play(groups, scripts, **kwargs):
         queues = [[token for turn in script for token in chat.turn_ids(turn)] for script in scripts]
+        alive, writing, take = [], [], SlotCache.take  # rows of the batch, and those whose logits are asked about
 
-        rows = []  # that write now, in the order of the logits
-
-        class Decoding(Sampling):
+        class Scripted(Sampling):
             def choose(self, logits, generator=None):
-                tokens = torch.tensor([queues[row].pop(0) if queues[row] else 0 for row in rows])
+                tokens = torch.tensor([queues[row].pop(0) if queues[row] else 0 for row in writing])
                 return tokens, torch.log_softmax(logits, -1).gather(1, tokens[:, None])[:, 0]
 
-        class Scripted(engine.Batch):
+        class Batch(engine.Batch):
             def _write_turn(self):
-                rows[:] = self.rows
+                alive[:] = writing[:] = self.rows
                 saved = [list(q) for q in queues]
                 tokens, logprobs, counts = super()._write_turn()
                 for row, before, count in zip(self.rows, (saved[r] for r in self.rows), counts, strict=True):
                     queues[row] = before[count:]  # a row that has ended its turn used up nothing after it
                 return tokens, logprobs, counts
 
-        monkeypatch.setattr(engine, "Batch", Scripted)
-        return rollout(tiny[0], chat, groups, Decoding(**kwargs), torch.Generator().manual_seed(0))
+        def taken(cache, rows):
+            writing[:] = [alive[i] for i in rows.tolist()]
+            return take(cache, rows)
+
+        monkeypatch.setattr(SlotCache, "take", taken)
+        monkeypatch.setattr(engine, "Batch", Batch)
+        return rollout(tiny[0], chat, groups, Scripted(**kwargs), torch.Generator().manual_seed(0))
 
     return play
 
@@ -117,6 +121,7 @@ def test_the_action_mask_marks_exactly_what_the_policy_wrote(tiny, scripted):
     )
     assert observed.startswith("\n<|im_start|>tool\n<observation>High:") and observed.endswith("assistant\n")
     assert [s.kind for s in trajectory.steps] == ["call", "observation", "answer"]
+    assert {p for p, m in zip(trajectory.logprobs, trajectory.action_mask, strict=True) if not m} == {0.0}
 
 
 def test_greedy_follows_the_argmax_and_sampling_repeats_with_its_seed(tiny):
@@ -245,6 +250,18 @@ def test_an_observation_that_does_not_fit_ends_as_length(tiny, scripted):
     assert trajectory.outcome == "length" and len(trajectory.completion_ids) < 300
 
 
+def test_a_trajectory_goes_on_only_while_it_is_shorter_than_the_longest(tiny, scripted):
+    """At the longest length itself it ends, and what did not fit has not been fed."""
+    chat = tiny[1]
+    turns = [write_call("get_similar_users", {})] * 8 + [ANSWER]  # each observation is less than a quarter of all
+    whole = scripted(groups_of(chat, 1, 1), [turns], max_completion_tokens=5000)[0]
+    length = len(whole.completion_ids) - len(chat.turn_ids(ANSWER))  # until the last observation has been read
+    longer, equal = (scripted(groups_of(chat, 1, 1), [turns], max_completion_tokens=n)[0] for n in (length + 1, length))
+    assert (longer.outcome, longer.completion_ids) == ("answered", whole.completion_ids)
+    assert (equal.outcome, equal.n_calls) == ("length", 8)
+    assert equal.completion_ids == whole.completion_ids[: len(equal.completion_ids)] and equal.action_mask[-1] == 1
+
+
 def scored_plainly(model, played, temperature):
     """Log-probabilities of all action tokens, each trajectory by itself."""
     parts = []
@@ -310,6 +327,24 @@ def test_turns_that_trajectories_share_are_run_once_and_scored_alike(tiny, rows,
     kept = sorted({t.group for t in played})
     for t in played:
         t.group = kept.index(t.group)
+    assert_scored_alike(model, played)
+
+
+def test_branches_after_turns_of_different_lengths_see_no_padding(tiny):
+    """Turns of 5 and 4 tokens run in one batch, the shorter one padded; both have branches."""
+    model, chat = tiny
+    prompt = groups_of(chat, 1, 1)[0].prompt_ids
+    turns = {"a": ([5, 6, 7, 8, 30], [1, 1, 1, 0, 0]), "b": ([9, 6, 5, 31], [1, 1, 0, 0])}
+    played = []
+    for n, letters in enumerate(("aa", "ab", "ba", "bb", "b")):
+        trajectory = Trajectory("t", 0, "rank", prompt)
+        for letter in letters:
+            trajectory.completion_ids += turns[letter][0]
+            trajectory.action_mask += turns[letter][1]
+        trajectory.completion_ids += [40 + n, 41]
+        trajectory.action_mask += [1, 1]
+        played.append(trajectory)
+    assert len(length_buckets(torch.tensor([5, 4]))) == 1
     assert_scored_alike(model, played)
 
 

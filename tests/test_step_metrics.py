@@ -1,0 +1,71 @@
+"""A row of metrics.csv, figure by figure, against counts made by hand."""
+
+import pytest
+
+from agenticrec_lite.agent.question import Question
+from agenticrec_lite.agent.trajectory import Step, Trajectory
+from agenticrec_lite.training.metrics import step_metrics, trajectory_rows
+
+
+def trajectory(reward, calls=(), outcome="answered", question="rank", actions=2, observed=1):
+    """Each call has its observation; action tokens have log-probability -0.5, observed ones 0."""
+    steps = [Step(kind, "", tool) for tool in calls for kind in ("call", "observation")]
+    return Trajectory(
+        "t", 0, question, [], [9] * (actions + observed), [1] * actions + [0] * observed,
+        [-0.5] * actions + [0.0] * observed, steps, None, outcome, len(calls), reward,
+    )  # fmt: skip
+
+
+GROUPS = [
+    trajectory(1.1, ["users", "users"]), trajectory(0.0), trajectory(-1.0, ["items"], "bad_turn", actions=6),
+    trajectory(-1.0, outcome="length"), trajectory(-1.0, outcome="bad_turn"), trajectory(-1.0, outcome="bad_turn"),
+    trajectory(0.5), trajectory(0.5), trajectory(0.5, ["items"]),
+]  # fmt: skip
+
+
+def test_every_figure_by_hand():
+    row = step_metrics(GROUPS, 3, ["users", "items", "never"])
+    expected = {
+        "reward_mean": (1.1 - 1 - 3 + 1.5) / 9,
+        "reward_max": (1.1 - 1 + 0.5) / 3,  # of the best of each group
+        "right": 4 / 9,
+        "valid": 5 / 9,
+        "calls": 4 / 9,
+        "positive_with_tool": 2 / 4,
+        "zero_advantage": 2 / 3,  # all rewards of a group alike, whatever they are
+        "dropped_groups": 1 / 3,  # all rewards negative
+        "completion_tokens": (9 * 3 + 4) / 9,
+        "action_tokens": (9 * 2 + 4) / 9,
+        "entropy": 0.5,
+        "tool_users": 2 / 9,
+        "tool_items": 2 / 9,
+        "tool_never": 0.0,
+        "outcome_answered": 5 / 9,
+        "outcome_bad_turn": 3 / 9,
+        "outcome_length": 1 / 9,
+    }
+    assert row == pytest.approx(expected)
+
+
+def test_pairs_have_figures_of_their_own():
+    played = [
+        trajectory(1.0, question="more"), trajectory(-1.0, question="less", outcome="bad_answer"), trajectory(0.25),
+        trajectory(0.25),
+    ]  # fmt: skip
+    row = step_metrics(played, 2)
+    assert (row["reward_pairs"], row["valid_pairs"], row["valid"]) == (0.0, 0.5, 0.75)
+    assert "reward_pairs" not in step_metrics(played[2:], 2)
+
+
+def test_a_step_without_a_right_answer_or_an_action_has_no_share_of_them():
+    row = step_metrics([trajectory(-1.0, outcome="length", actions=0, observed=0)], 1)
+    assert row["positive_with_tool"] is None and row["entropy"] is None
+
+
+def test_a_logged_trajectory_knows_its_question():
+    played = trajectory(0.5)
+    played.task_id = "b"
+    questions = {name: Question(name, None, "rank", right, None, (right, 8)) for name, right in (("a", 3), ("b", 4))}
+    (row,) = trajectory_rows([played], questions, "rta", 7, 2)
+    wanted = {"step": 7, "stage": "rta", "seed": 2, "positive": 4, "candidates": (4, 8), "task_id": "b", "reward": 0.5}
+    assert wanted.items() <= row.items() and "completion_ids" not in row
