@@ -18,9 +18,9 @@ from trl.chat_template_utils import qwen3_template
 from agenticrec_lite.agent.environment import RankingEnvironment
 from agenticrec_lite.agent.episodes import Sampling
 from agenticrec_lite.agent.question import Question
-from agenticrec_lite.training.trl_environment import environment_factory, row
 from agenticrec_lite.training.arguments import grpo_config
 from agenticrec_lite.training.grpo import ListwiseGRPOTrainer, as_batch
+from agenticrec_lite.training.trl_environment import environment_factory, row
 
 
 class Clock(TrainerCallback):

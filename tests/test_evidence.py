@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from agenticrec_lite.experiment.shipped import RESULTS
+from agenticrec_lite.methods import METHODS
 from agenticrec_lite.report import full_report
 from agenticrec_lite.runs import read_config, read_result, settings_of
-from agenticrec_lite.methods import METHODS
-from agenticrec_lite.experiment.shipped import RESULTS
 
 RUNS = sorted(RESULTS.glob("nano-*/seed-*"))
 

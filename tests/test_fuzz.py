@@ -18,11 +18,11 @@ from transformers import AutoTokenizer
 from agenticrec_lite.agent.environment import RankingEnvironment
 from agenticrec_lite.agent.protocol import TAGS, parse_turn, write_answer, write_call
 from agenticrec_lite.agent.trajectory import OUTCOMES, Trajectory
+from agenticrec_lite.nano.worlds import random_world
 from agenticrec_lite.policy import NANO
 from agenticrec_lite.rewards import listwise_reward, pairwise_reward, refinement_reward
 from agenticrec_lite.runs import plain
 from agenticrec_lite.tools import TOOLS
-from agenticrec_lite.nano.worlds import random_world
 
 WORLD = random_world(np.random.default_rng(0))
 COMPLETIONS = 100_000  # of the long tier

@@ -17,17 +17,17 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from agenticrec_lite.agent import rollout as engine
 from agenticrec_lite.agent.environment import RankingEnvironment
+from agenticrec_lite.agent.episodes import Group, Sampling
 from agenticrec_lite.agent.prompts import ChatFormat, task_prompt
 from agenticrec_lite.agent.protocol import TAGS, write_answer, write_call
-from agenticrec_lite.agent.episodes import Group, Sampling
+from agenticrec_lite.agent.teacher import run_script
 from agenticrec_lite.data.cache import cache_folder
 from agenticrec_lite.errors import UserError
+from agenticrec_lite.nano.tokenizer import TEMPLATE
+from agenticrec_lite.nano.worlds import random_world
 from agenticrec_lite.policy import NANO
 from agenticrec_lite.tools import TOOLS, Evidence, ItemCard, TaskContext
 from agenticrec_lite.tools.text import escape
-from agenticrec_lite.agent.teacher import run_script
-from agenticrec_lite.nano.tokenizer import TEMPLATE
-from agenticrec_lite.nano.worlds import random_world
 
 QWEN3 = """<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> <|box_start|> <|box_end|>
 <|quad_start|> <|quad_end|> <|vision_start|> <|vision_end|> <|vision_pad|> <|image_pad|> <|video_pad|>""".split()

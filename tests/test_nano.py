@@ -8,12 +8,6 @@ import pytest
 import torch
 
 from agenticrec_lite.agent.environment import RankingEnvironment
-from agenticrec_lite.tools import TOOLS
-from agenticrec_lite.tools.text import shown_scores
-from agenticrec_lite.nano import lessons, pretrain
-from agenticrec_lite.nano.lessons import CALLS, DRILL_TOKENS, batch
-from agenticrec_lite.nano.muon import Muon, orthogonalise
-from agenticrec_lite.nano.pretrain import Recipe, cross_entropy, phase_is_over, syllabus
 from agenticrec_lite.agent.teacher import (
     ORDERING,
     Script,
@@ -23,7 +17,13 @@ from agenticrec_lite.agent.teacher import (
     scripted_ranking,
     some_tools,
 )
+from agenticrec_lite.nano import lessons, pretrain
+from agenticrec_lite.nano.lessons import CALLS, DRILL_TOKENS, batch
+from agenticrec_lite.nano.muon import Muon, orthogonalise
+from agenticrec_lite.nano.pretrain import Recipe, cross_entropy, phase_is_over, syllabus
 from agenticrec_lite.nano.worlds import random_world
+from agenticrec_lite.tools import TOOLS
+from agenticrec_lite.tools.text import shown_scores
 
 
 def test_every_script_of_every_world_is_a_valid_trajectory(tiny):

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from agenticrec_lite.agent.protocol import write_answer, write_call
-from agenticrec_lite.policy import Policy
-from agenticrec_lite.training.mining import HardNegative
 from agenticrec_lite.agent.teacher import run_script
 from agenticrec_lite.evaluation.pairs import ask, deltas, four_questions, letter_log_odds, mean_interval
+from agenticrec_lite.policy import Policy
+from agenticrec_lite.training.mining import HardNegative
 
 PAIR = HardNegative("t", 4, 9, (9,))
 AGENT = {"max_calls": 2, "max_turn_tokens": 20, "max_completion_tokens": 200, "batch_rows": 8, "merge": True}

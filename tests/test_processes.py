@@ -16,7 +16,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from agenticrec_lite.agent.protocol import write_answer, write_call
+from agenticrec_lite.agent.question import Question
+from agenticrec_lite.agent.teacher import run_script
 from agenticrec_lite.errors import UserError
+from agenticrec_lite.experiment.experiment import Experiment
+from agenticrec_lite.nano.pretrain import Recipe, new_policy, new_tokenizer
+from agenticrec_lite.nano.worlds import random_world
 from agenticrec_lite.policy import Policy, add_adapter, load_policy
 from agenticrec_lite.profiles import load_profile
 from agenticrec_lite.rewards import listwise_reward
@@ -24,12 +29,7 @@ from agenticrec_lite.runs import open_run, processes, read_metrics, read_ranks, 
 from agenticrec_lite.training import arguments, grpo
 from agenticrec_lite.training.arguments import check_settings, grpo_config, sft_config
 from agenticrec_lite.training.checkpoint import Checkpoints, check_resumed
-from agenticrec_lite.agent.question import Question
 from agenticrec_lite.training.grpo import ListwiseGRPOTrainer
-from agenticrec_lite.nano.pretrain import Recipe, new_policy, new_tokenizer
-from agenticrec_lite.agent.teacher import run_script
-from agenticrec_lite.nano.worlds import random_world
-from agenticrec_lite.experiment.experiment import Experiment
 
 AGENT = {"max_calls": 3, "max_turn_tokens": 60, "max_completion_tokens": 700, "batch_rows": 64, "merge": True}
 SETTINGS = {

@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from agenticrec_lite.show.token_view import show_tokens
 from agenticrec_lite.agent.trajectory import Trajectory
+from agenticrec_lite.show.token_view import show_tokens
 from agenticrec_lite.show.viewer import compare, show_group, show_trajectory
 
 HOSTILE = (

@@ -17,17 +17,17 @@ from trl.generation.vllm_client import VLLMClient
 from trl.generation.vllm_generation import VLLMGeneration
 from trl.trainer import grpo_trainer
 
-from agenticrec_lite.agent.protocol import write_answer
+from agenticrec_lite.agent import vllm_engine
 from agenticrec_lite.agent.episodes import Sampling
+from agenticrec_lite.agent.protocol import write_answer
+from agenticrec_lite.agent.question import Question
 from agenticrec_lite.agent.rollout import rollout
+from agenticrec_lite.nano.worlds import random_world
 from agenticrec_lite.policy import load_policy
 from agenticrec_lite.profiles import load_profile
 from agenticrec_lite.rewards import listwise_reward
-from agenticrec_lite.agent import vllm_engine
 from agenticrec_lite.training import grpo
-from agenticrec_lite.agent.question import Question
 from agenticrec_lite.training.grpo import ListwiseGRPOTrainer
-from agenticrec_lite.nano.worlds import random_world
 
 AGENT = load_profile("nano")["agent"] | {"engine": "vllm", "merge": False, "max_calls": 2}
 SETTINGS = load_profile("nano")["rta"] | {"steps": 1, "tasks_per_step": 4, "group_size": 2, "micro_groups": 2}
