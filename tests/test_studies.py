@@ -19,7 +19,7 @@ from agenticrec_lite.paper import claims
 from agenticrec_lite.policy import NANO
 from agenticrec_lite.report import ablations, collect, full_report, pool, with_reasoning
 from agenticrec_lite.rewards import group_advantages, listwise_reward
-from agenticrec_lite.runs import open_run, read_config, read_metrics
+from agenticrec_lite.runs import open_run, read_config, read_metrics, read_trajectories
 from agenticrec_lite.tools import call_tool
 from agenticrec_lite.training.mining import HardNegative
 from agenticrec_lite.agent.teacher import run_script
