@@ -103,7 +103,9 @@ def test_a_stage_that_could_not_be_marked_is_not_done(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", [fault("disk full", "checkpoint", "3.safetensors"), fault("disk full", "adapter", f"rta.{os.getpid()}.")]
+    "name",
+    [fault("disk full", "checkpoint", "3.safetensors"), fault("disk full", "adapter", f"rta.{os.getpid()}.")],
+    ids=["checkpoint", "adapter"],  # of the same names in every process
 )
 def test_a_full_disk_in_training_costs_at_most_a_step(name, stage_of, uninterrupted, monkeypatch):  # noqa: F811
     """The stage stops with a sentence and goes on from the last checkpoint; the result is the same bit for bit."""
