@@ -90,14 +90,17 @@ def leave_one_out(rewards, group_size):
     return advantages * group_size / (group_size - 1), dropped
 
 
-@pytest.mark.parametrize("advantages", [group_advantages, leave_one_out])
-@pytest.mark.parametrize("second_group", [[], HOPELESS], ids=["mixed", "hopeless"])
-def test_the_step_is_the_papers_gradient_computed_by_hand(trainer_of, advantages, second_group):
+@pytest.mark.parametrize(
+    ("second_group", "micro_groups", "advantages"),
+    [([], 1, group_advantages), (HOPELESS, 1, group_advantages), ([], 2, leave_one_out)],
+    ids=["two passes", "a dropped group", "one pass, other advantages"],
+)
+def test_the_step_is_the_papers_gradient_computed_by_hand(trainer_of, second_group, micro_groups, advantages):
     """Gradient of -sum_i A_i sum_t log pi(a_t) over action tokens, over rows times length, nothing else.
 
-    A dropped group takes nothing away from the gradient of the other one.
+    A dropped group takes nothing away from the gradient of the other one; two prompts in one pass stay apart.
     """
-    trainer = trainer_of(MIXED + second_group, advantages, learning_rate=0.0)
+    trainer = trainer_of(MIXED + second_group, advantages, learning_rate=0.0, micro_groups=micro_groups)
     trainer.args.max_grad_norm = 0.0
     seen = {}
     step = trainer.training_step
