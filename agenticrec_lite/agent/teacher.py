@@ -25,6 +25,7 @@ from agenticrec_lite.tools.text import escape, shown_scores
 
 # A list as `text.ordered_candidates` writes it, after its name: "Candidates by last taken: 7:88, 3:81, ..."
 _SHOWN_LIST = re.compile(r"^Candidates by (?P<source>[^:\n]+): (?P<pairs>\d+:\d+(?:, \d+:\d+)*)$", re.M)
+OWN = 4.0
 ORDERING = ("get_similar_users", "get_similar_items")  # tools that list the candidates in order
 
 
@@ -39,10 +40,14 @@ class Script:
 def some_tools(
     rng: np.random.Generator, n_calls: int, tools: Sequence[str] = tuple(TOOLS), favour: float = 1.0
 ) -> list[str]:
-    """Different tools in random order; those that list no candidates are drawn `favour` times as often."""
-    if favour == 1:
+    """Different tools in random order; those that list no candidates are drawn `favour` times as often.
+
+    A tool of the user's own is drawn OWN times as often: the policy has yet to learn its name.
+    """
+    own = np.array([OWN if tool not in TOOLS else 1.0 for tool in tools])
+    if favour == 1 and (own == 1).all():
         return rng.choice(list(tools), size=n_calls, replace=False).tolist()
-    weights = np.array([1.0 if tool in ORDERING else favour for tool in tools])
+    weights = own * [1.0 if tool in ORDERING or tool not in TOOLS else favour for tool in tools]
     return rng.choice(list(tools), size=n_calls, replace=False, p=weights / weights.sum()).tolist()
 
 
