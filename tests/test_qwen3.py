@@ -12,18 +12,18 @@ from transformers import AddedToken, PreTrainedTokenizerFast, Qwen3Config, Qwen3
 from trl import chat_template_utils
 
 from agenticrec_lite.agent.environment import RankingEnvironment
+from agenticrec_lite.agent.episodes import Group, Sampling
 from agenticrec_lite.agent.prompts import ChatFormat, system_prompt, task_prompt
 from agenticrec_lite.agent.protocol import write_answer
-from agenticrec_lite.agent.episodes import Group, Sampling
+from agenticrec_lite.agent.question import Question
 from agenticrec_lite.agent.rollout import rollout
+from agenticrec_lite.agent.teacher import run_script
 from agenticrec_lite.data.cache import cache_folder
 from agenticrec_lite.policy import load_policy
 from agenticrec_lite.profiles import load_profile
 from agenticrec_lite.rewards import listwise_reward
 from agenticrec_lite.training import grpo
-from agenticrec_lite.agent.question import Question
 from agenticrec_lite.training.grpo import ListwiseGRPOTrainer
-from agenticrec_lite.agent.teacher import run_script
 
 VOCABULARY = 151_936  # rows of Qwen3's embedding; the tokenizer knows 151,669 tokens
 FIRST_SPECIAL = 151_643

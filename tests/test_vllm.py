@@ -17,17 +17,17 @@ from trl.generation.vllm_client import VLLMClient
 from trl.generation.vllm_generation import VLLMGeneration
 from trl.trainer import grpo_trainer
 
-from agenticrec_lite.agent.protocol import write_answer
+from agenticrec_lite.agent import vllm_engine
 from agenticrec_lite.agent.episodes import Sampling
+from agenticrec_lite.agent.protocol import write_answer
+from agenticrec_lite.agent.question import Question
 from agenticrec_lite.agent.rollout import rollout
+from agenticrec_lite.nano.worlds import random_world
 from agenticrec_lite.policy import load_policy
 from agenticrec_lite.profiles import load_profile
 from agenticrec_lite.rewards import listwise_reward
-from agenticrec_lite.agent import vllm_engine
 from agenticrec_lite.training import grpo
-from agenticrec_lite.agent.question import Question
 from agenticrec_lite.training.grpo import ListwiseGRPOTrainer
-from agenticrec_lite.nano.worlds import random_world
 
 AGENT = load_profile("nano")["agent"] | {"engine": "vllm", "merge": False, "max_calls": 2}
 SETTINGS = load_profile("nano")["rta"] | {"steps": 1, "tasks_per_step": 4, "group_size": 2, "micro_groups": 2}
@@ -141,7 +141,7 @@ NEUTRAL = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 
 @pytest.mark.parametrize("mode", ["colocate", "server"])
 def test_sampling_is_by_temperature_alone_whatever_the_models_generation_config_says(policy, mode, trainer_of, vllm):
-    """Qwen3's says top_k 20, top_p 0.95 and two end tokens; the request that trl makes says otherwise, in both modes."""
+    """Qwen3's says top_k 20, top_p 0.95 and two end tokens; what trl asks for says otherwise, in both modes."""
     config = policy.model.generation_config
     brought = {"top_k": 20, "top_p": 0.95, "min_p": 0.1, "repetition_penalty": 1.1, "eos_token_id": [2, 1]}
     before = {name: getattr(config, name) for name in brought}

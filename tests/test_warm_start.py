@@ -9,12 +9,12 @@ from accelerate import Accelerator
 
 from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.scoring import action_logprobs
+from agenticrec_lite.experiment.experiment import Experiment
+from agenticrec_lite.experiment.warm_start import demonstrations, warm_start
+from agenticrec_lite.nano.worlds import random_world
 from agenticrec_lite.policy import load_policy
 from agenticrec_lite.profiles import load_profile
 from agenticrec_lite.runs import open_run, read_metrics
-from agenticrec_lite.nano.worlds import random_world
-from agenticrec_lite.experiment.experiment import Experiment
-from agenticrec_lite.experiment.warm_start import demonstrations, warm_start
 from agenticrec_lite.training import sft
 from agenticrec_lite.training.sft import as_row
 
