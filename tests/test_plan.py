@@ -214,7 +214,9 @@ def test_a_profile_without_a_measured_pace_has_no_time():
 
 def test_a_trajectory_longer_than_the_model_reads_is_said(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match="reads 4096 tokens at most, and a trajectory may have 4520; set a smaller agent"):
+    with pytest.raises(
+        UserError, match="reads 4096 tokens at most, and a trajectory may have 4520; set a smaller agent"
+    ):
         check_hardware("nano", load_profile("nano", **{"agent.max_completion_tokens": 4000}))
 
 

@@ -141,7 +141,7 @@ NEUTRAL = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 
 @pytest.mark.parametrize("mode", ["colocate", "server"])
 def test_sampling_is_by_temperature_alone_whatever_the_models_generation_config_says(policy, mode, trainer_of, vllm):
-    """Qwen3's says top_k 20, top_p 0.95 and two end tokens; the request that trl makes says otherwise, in both modes."""
+    """Qwen3's says top_k 20, top_p 0.95 and two end tokens; what trl asks for says otherwise, in both modes."""
     config = policy.model.generation_config
     brought = {"top_k": 20, "top_p": 0.95, "min_p": 0.1, "repetition_penalty": 1.1, "eos_token_id": [2, 1]}
     before = {name: getattr(config, name) for name in brought}
