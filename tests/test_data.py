@@ -72,7 +72,9 @@ def test_every_task_asks_about_the_future_only(rows, part, seed):
         assert not set(task.candidates) & {entry[0] for entry in earlier}, "the positive gives itself away"
 
 
-def test_no_row_that_can_be_a_task_is_left_out():
+@pytest.mark.parametrize(("fewest", "n_candidates"), [(3, 3), (6, 3), (3, 9)], ids=["plenty", "all 6", "all 8 others"])
+def test_no_row_that_can_be_a_task_is_left_out(fewest, n_candidates):
+    """Also where the earlier items, or the items never taken, are just enough: a user took 7 of 15."""
     log = long_log()
     split = temporal_split(log)
     known = set(log.interactions["item"].iloc[split.fit_rows("test")])
@@ -80,10 +82,10 @@ def test_no_row_that_can_be_a_task_is_left_out():
     for row in range(split.validation_end, len(log.interactions)):
         user, item, _, now = log.interactions.iloc[row]
         taken = user_rows(log, user)
-        enough = sum(entry[2] < now for entry in taken) >= 3
-        if item in known and enough and len(known - {entry[0] for entry in taken}) >= 2:
+        enough = sum(entry[2] < now for entry in taken) >= fewest
+        if item in known and enough and len(known - {entry[0] for entry in taken}) >= n_candidates - 1:
             expected.add(f"test-{row:06d}")
-    tasks = build_tasks(log, split, "test", None, 0, n_candidates=3)
+    tasks = build_tasks(log, split, "test", None, 0, n_candidates=n_candidates, min_history=fewest)
     assert expected == {task.task_id for task in tasks}
     assert len(expected) > 20
 

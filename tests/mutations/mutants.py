@@ -269,6 +269,7 @@ STEP_METRICS = Group(
 SPLIT = Group(
     "data/split.py",
     ("tests/test_data.py::test_split_shares", "tests/test_data.py::test_a_cut_falls_before_all_rows_of_its_moment",
+     "tests/test_data.py::test_a_log_whose_first_moment_is_most_of_it_cannot_be_split",
      "tests/test_data.py::test_each_part_is_strictly_later_than_the_one_before"),
     (
         M("EARLY_SHARE = 0.8", "EARLY_SHARE = 0.9", "another share of train for RL"),
