@@ -314,13 +314,18 @@ def _check_memory(name: str, needed: float, gpu: bool) -> None:
         return
     smaller = "set a smaller rta.micro_groups, agent.batch_rows or agent.max_completion_tokens"
     device = "GPU" if gpu else "machine"
-    lack = f"Profile {name!r} needs about {needed / 1e9:.1f} GB (estimated), and this {device} has "
+    wants, has = f"about {needed / 1e9:.1f} GB (estimated)", f"{total / 1e9:.1f} GB"
     if needed > total:
-        raise UserError(f"{lack}{total / 1e9:.1f} GB; {smaller}, or take a smaller profile.")
-    lack += f"{free / 1e9:.1f} GB free of {total / 1e9:.1f} GB; "
+        raise UserError(
+            f"Profile {name!r} needs {wants}, and this {device} has {has}; {smaller}, or take a smaller profile."
+        )
+    has = f"{free / 1e9:.1f} GB free of {has}"
     if gpu:
-        raise UserError(f"{lack}end what else uses it, or {smaller}.")
-    processes.say(f"{lack}close other programs if it becomes slow, or {smaller}.")
+        raise UserError(f"Profile {name!r} needs {wants}, and this GPU has {has}; end what else uses it, or {smaller}.")
+    processes.say(
+        f"Profile {name!r} needs {wants}, and this machine has {has}; close other programs if it becomes slow, or "
+        f"{smaller}."
+    )
 
 
 def _gpu_memory() -> tuple[int, int]:
