@@ -54,7 +54,7 @@ def refinement_reward(trajectory: Trajectory, right: int | str) -> float:
         trajectory: Of any question.
         right: "A" or "B", or the candidate number of the positive.
     """
-    return (listwise_reward if trajectory.question == "rank" else pairwise_reward)(trajectory, right)
+    return (listwise_reward if trajectory.kind == "rank" else pairwise_reward)(trajectory, right)
 
 
 def group_advantages(rewards: Sequence[float], group_size: int) -> tuple[np.ndarray, np.ndarray]:

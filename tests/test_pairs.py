@@ -25,7 +25,7 @@ def test_a_pair_is_asked_in_both_directions_and_both_orders(context):
 def test_questions_are_played_and_rewarded(tiny, context):
     model, chat = tiny
     played = ask(Policy(model, chat.tokenizer, True), four_questions(PAIR, context), AGENT)
-    assert [t.question for t in played] == ["more", "more", "less", "less"]
+    assert [t.kind for t in played] == ["more", "more", "less", "less"]
     assert {t.reward for t in played} <= {-1.0, 0.0, 1.0}
 
 

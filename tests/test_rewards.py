@@ -43,9 +43,9 @@ def test_anything_else_is_minus_one(outcome):
 @pytest.mark.parametrize("direction", ["more", "less"])
 def test_refinement_rewards_a_letter_for_a_pair_and_a_list_for_a_ranking(direction):
     ranking, letter = trajectory(list(range(1, 11))), trajectory("A")
-    letter.question = direction
+    letter.kind = direction
     assert refinement_reward(ranking, 2) == listwise_reward(ranking, 2) and refinement_reward(letter, "A") == 1
-    assert ranking.question == "rank"
+    assert ranking.kind == "rank"
 
 
 def test_pairwise_reward():

@@ -15,13 +15,13 @@ class RankingEnvironment:
 
     Attributes:
         context: What the tools can say.
-        question: "rank", or "more" / "less" for a pair.
+        kind: Of the question: "rank", or "more" / "less" for a pair.
         max_calls: The call after the last allowed one ends the trajectory as "over_budget".
         steps, answer, outcome, n_calls: The record; `outcome` stays None while the trajectory goes on.
     """
 
     context: TaskContext
-    question: str = "rank"
+    kind: str = "rank"
     max_calls: int = MAX_CALLS
     steps: list[Step] = field(default_factory=list)
     answer: list[int] | str | None = None
@@ -37,7 +37,7 @@ class RankingEnvironment:
         Returns:
             The observation, or None when the trajectory has ended.
         """
-        turn = parse_turn(text, self.question, len(self.context.candidates), tools_of(self.context))
+        turn = parse_turn(text, self.kind, len(self.context.candidates), tools_of(self.context))
         if turn.think:
             self.steps.append(Step("think", turn.think))
         if turn.error:

@@ -39,20 +39,20 @@ def system_prompt(brief: bool, tools: Mapping[str, Callable[..., str]] = TOOLS) 
     )
 
 
-def task_prompt(context: TaskContext, question: str = "rank", pair: tuple[int, int] | None = None) -> str:
+def task_prompt(context: TaskContext, kind: str = "rank", pair: tuple[int, int] | None = None) -> str:
     """History, candidates and the question.
 
     Args:
         context: The task.
-        question: "rank", or "more" / "less" likely for a pair.
+        kind: "rank", or "more" / "less" likely for a pair.
         pair: Candidate numbers shown as A and B, for the pair-wise questions.
     """
     history = "\n".join(f"h{i + 1}. {escape(card.title)}" for i, card in enumerate(context.history))
     candidates = "\n".join(f"{i + 1}. {escape(card.title)}" for i, card in enumerate(context.candidates))
-    if question == "rank":
+    if kind == "rank":
         ask = f"Rank the {TOP} best candidates, best first: {write_answer('[n, ...]')}"
     else:
-        ask = f"Which is {question.upper()} likely the next item? A: {pair[0]} B: {pair[1]}"
+        ask = f"Which is {kind.upper()} likely the next item? A: {pair[0]} B: {pair[1]}"
     return f"History, oldest first:\n{history}\nCandidates:\n{candidates}\n{ask}"
 
 
@@ -112,10 +112,10 @@ class ChatFormat:
         return cls(tokenizer, brief, between.removeprefix(end), after, tokenizer.eos_token_id)
 
     def prompt_ids(
-        self, context: TaskContext, question: str = "rank", pair: tuple[int, int] | None = None
+        self, context: TaskContext, kind: str = "rank", pair: tuple[int, int] | None = None
     ) -> list[int]:
         """Token ids of a task's prompt, up to the place where the policy begins."""
-        system, user = system_prompt(self.brief, tools_of(context)), task_prompt(context, question, pair)
+        system, user = system_prompt(self.brief, tools_of(context)), task_prompt(context, kind, pair)
         messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
         text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         return self.tokenizer.encode(text, add_special_tokens=False)

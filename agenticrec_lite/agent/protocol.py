@@ -49,13 +49,13 @@ class Turn:
 
 
 def parse_turn(
-    text: str, question: str = "rank", n_candidates: int = 20, tools: Collection[str] = tuple(TOOLS)
+    text: str, kind: str = "rank", n_candidates: int = 20, tools: Collection[str] = tuple(TOOLS)
 ) -> Turn:
     """Classify one turn of the policy; never raises.
 
     Args:
         text: The turn, without the end-of-turn token.
-        question: "rank" expects a list, "more" and "less" expect A or B.
+        kind: "rank" expects a list, "more" and "less" expect A or B.
         n_candidates: Candidate numbers are 1..n_candidates.
         tools: Names of the tools that there are.
     """
@@ -66,7 +66,7 @@ def parse_turn(
     think = (match["think"] or "").strip()
     if match["call"] is not None:
         return _parse_call(think, match["call"], tools)
-    parse = _parse_list if question == "rank" else _parse_pair
+    parse = _parse_list if kind == "rank" else _parse_pair
     return parse(think, match["answer"], n_candidates)
 
 

@@ -40,7 +40,7 @@ class Batch:
         copies = [(g, group, e) for g, group in enumerate(groups) for e in group.environments]
         self.environments += [e for _, _, e in copies]
         self.trajectories += [
-            Trajectory(group.task_id, first + g, e.question, group.prompt_ids) for g, group, e in copies
+            Trajectory(group.task_id, first + g, e.kind, group.prompt_ids) for g, group, e in copies
         ]
         cache, logits, lengths = self._prefill([group.prompt_ids for group in groups])
         prompts = torch.tensor([g for g, _, _ in copies], device=self.device)

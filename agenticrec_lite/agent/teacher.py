@@ -55,7 +55,7 @@ def scripted_calls(context: TaskContext, rng: np.random.Generator, tools: Sequen
     """Calls of the given tools with random arguments, now and then a wrong one."""
     script = Script([], {})
     for name in tools:
-        if name not in TOOLS:
+        if tools_of(context)[name] is not TOOLS.get(name):
             _call_own(name, context, rng, script)
             continue
         script.turns.append(write_call(name, _arguments(name, context, rng, script), f"I ask {name}."))
@@ -129,7 +129,7 @@ def scripted_ranking(context: TaskContext, rng: np.random.Generator, tools: Sequ
 
 
 def scripted_pair(
-    context: TaskContext, rng: np.random.Generator, question: str, pair: tuple[int, int], tools: Sequence[str]
+    context: TaskContext, rng: np.random.Generator, kind: str, pair: tuple[int, int], tools: Sequence[str]
 ) -> list[str]:
     """All turns of a trajectory that calls `tools` and ends in A or B: the higher summed score is the more likely."""
     script = scripted_calls(context, rng, tools)
@@ -140,23 +140,23 @@ def scripted_pair(
     shown = {source: shown_scores(script.seen[source]) for source in sources}
     think = " ".join(f"{source}: A {scores[a]} B {scores[b]}." for source, scores in shown.items())
     more = sum(int(scores[a] - scores[b]) for scores in shown.values())
-    first = rng.random() < 0.5 if more == 0 else (more > 0) == (question == "more")
+    first = rng.random() < 0.5 if more == 0 else (more > 0) == (kind == "more")
     return [*script.turns, write_answer("A" if first else "B", think)]
 
 
 def run_script(
-    turns: list[str], context: TaskContext, chat: ChatFormat, question: str = "rank", prompt_ids=()
+    turns: list[str], context: TaskContext, chat: ChatFormat, kind: str = "rank", prompt_ids=()
 ) -> Trajectory:
     """Run scripted turns through the real environment and record them exactly as a rollout would be.
 
     Args:
         turns: Protocol texts; the last one answers.
-        context, question: The task.
+        context, kind: The question.
         chat: Tokens.
         prompt_ids: Of the task's prompt.
     """
-    environment = RankingEnvironment(context, question)
-    trajectory = Trajectory("scripted", 0, question, list(prompt_ids))
+    environment = RankingEnvironment(context, kind)
+    trajectory = Trajectory("scripted", 0, kind, list(prompt_ids))
     for text in turns:
         observation = environment.step(text)
         action = chat.turn_ids(text)

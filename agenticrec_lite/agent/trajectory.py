@@ -23,7 +23,7 @@ class Trajectory:
     Attributes:
         task_id: Of the ranking task.
         group: Number of the group (all rollouts of one prompt) within its batch.
-        question: "rank", "more" or "less".
+        kind: Of the question: "rank", "more" or "less".
         prompt_ids: Token ids of the prompt [P].
         completion_ids: Token ids after the prompt, policy and observations [C].
         action_mask: 1 where the policy wrote the token, 0 for observations [C].
@@ -38,7 +38,7 @@ class Trajectory:
 
     task_id: str
     group: int
-    question: str
+    kind: str
     prompt_ids: list[int]
     completion_ids: list[int] = field(default_factory=list)
     action_mask: list[int] = field(default_factory=list)

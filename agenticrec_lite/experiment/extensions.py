@@ -73,7 +73,7 @@ class Extensions:
         Raises:
             UserError: The reward function returned something else than a number.
         """
-        function = self.reward if trajectory.question == "rank" else self.pair_reward
+        function = self.reward if trajectory.kind == "rank" else self.pair_reward
         value = function(trajectory, right)
         try:
             return float(value)

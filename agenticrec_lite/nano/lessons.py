@@ -82,11 +82,11 @@ def _answer_only(row: Trajectory) -> Trajectory:
 def _world(chat: ChatFormat, rng: np.random.Generator, n_calls: int, favour: float) -> list[Trajectory]:
     context, tools = random_world(rng), partial(teacher.some_tools, rng, n_calls, favour=favour)
     if rng.random() < PAIRS:
-        question = str(rng.choice(["more", "less"]))
+        kind = str(rng.choice(["more", "less"]))
         pair = tuple((rng.choice(N_CANDIDATES, 2, replace=False) + 1).tolist())
-        prompt = chat.prompt_ids(context, question, pair)
-        scripts = [teacher.scripted_pair(context, rng, question, pair, tools()) for _ in range(EPISODES)]
+        prompt = chat.prompt_ids(context, kind, pair)
+        scripts = [teacher.scripted_pair(context, rng, kind, pair, tools()) for _ in range(EPISODES)]
     else:
-        question, prompt = "rank", chat.prompt_ids(context)
+        kind, prompt = "rank", chat.prompt_ids(context)
         scripts = [teacher.scripted_ranking(context, rng, tools()) for _ in range(EPISODES)]
-    return [teacher.run_script(turns, context, chat, question, prompt) for turns in scripts]
+    return [teacher.run_script(turns, context, chat, kind, prompt) for turns in scripts]

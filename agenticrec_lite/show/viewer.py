@@ -109,8 +109,8 @@ def _safe(value, positive=None) -> str:
 
 def _origin(row) -> str:
     """Stage, step, question and positive of a row as one line; what is missing is left out."""
-    question = _get(row, "question") if _get(row, "question") in ("more", "less") else None
-    named = ((_get(row, "stage"), "{}"), (_get(row, "step"), "step {}"), (question, "which is {} likely?"),
+    kind = _get(row, "kind") if _get(row, "kind") in ("more", "less") else None
+    named = ((_get(row, "stage"), "{}"), (_get(row, "step"), "step {}"), (kind, "which is {} likely?"),
              (_get(row, "positive"), "positive \u2605 {}"))
     return " · ".join(text.format(value) for value, text in named if value is not None)
 

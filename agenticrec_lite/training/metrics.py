@@ -23,7 +23,7 @@ def step_metrics(trajectories: Sequence[Trajectory], group_size: int, tools: Col
     calls = Counter(step.tool for t in trajectories for step in t.steps if step.kind == "call" and step.tool)
     outcomes = Counter(t.outcome for t in trajectories)
     positive = [t for t in trajectories if t.reward > 0]
-    pairs = [(t.reward, t.valid) for t in trajectories if t.question != "rank"]
+    pairs = [(t.reward, t.valid) for t in trajectories if t.kind != "rank"]
     surprise = [-p for t in trajectories for p, mine in zip(t.logprobs, t.action_mask, strict=False) if mine]
     return {
         "reward_mean": rewards.mean(),
