@@ -180,10 +180,11 @@ def test_every_step_has_random_numbers_of_its_own(trainer_of, monkeypatch):
     assert seeds[-1] == seeds[6]
 
 
-def test_groups_that_are_all_negative_are_masked(trainer_of):
-    scripts = MIXED + HOPELESS
-    trainer = trainer_of(scripts)
+def test_groups_that_are_all_negative_are_masked_and_the_others_still_count(trainer_of):
+    trainer = trainer_of(MIXED + HOPELESS)
+    before = weights(trainer)
     trainer.train()
+    assert any(not torch.equal(p, before[n]) for n, p in weights(trainer).items())
     assert [t.dropped for t in trainer.trajectories] == [False] * 4 + [True] * 4
     assert all(t.advantage == 0 for t in trainer.trajectories[4:])
     assert trainer.history[0]["dropped_groups"] == 0.5

@@ -67,6 +67,14 @@ def test_ranks_from_scores():
     assert ranks_from_scores(scores, [1, 2, 3, 2]).tolist() == [3, 1, 3, 3]
 
 
+@given(st.lists(st.integers(0, 3), min_size=2, max_size=40), st.data())
+def test_a_rank_counts_what_is_better_and_what_is_equal_and_shown_before(scores, data):
+    place = data.draw(st.integers(1, len(scores)))
+    own = scores[place - 1]
+    before = sum(score > own for score in scores) + sum(score == own for score in scores[: place - 1])
+    assert ranks_from_scores([scores], [place]).tolist() == [before + 1]
+
+
 def test_equal_scores_favour_nobody():
     places = np.random.default_rng(0).integers(1, 21, size=20_000)
     assert ranks_from_scores(np.ones((20_000, 20)), places).mean() == pytest.approx(10.5, abs=0.2)

@@ -159,7 +159,7 @@ def main(only: list[str]) -> int:
                 seconds += found["seconds"]
                 verdict, by = judge(found, mutant)
                 counts[verdict] += 1
-                print(f"  {verdict:<9}{group.module}:{line}  {what}", flush=True)
+                print(f"  {verdict:<10}{group.module}:{line}  {what}", flush=True)
                 print(f"           {mutant.means}; {by} ({found['seconds']:.1f} s)", flush=True)
     told = ", ".join(f"{n} {verdict}" for verdict, n in counts.items() if n)
     print(f"\n{sum(counts.values())} mutants: {told}; {seconds:.0f} s of CPU, {time.monotonic() - start:.0f} s in all.")
