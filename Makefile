@@ -67,7 +67,7 @@ test-all: EXECUTED := $(wildcard notebooks/*.ipynb)
 test-all: lint test-oldest
 test test-all: lint fetch
 	rm -f runs/faults.json
-	$(TWO) -m "$(MARKS)" tests
+	$(TWO) -p no:nbval -m "$(MARKS)" tests
 	scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT; mkdir $$scratch/notebooks; cp $(EXECUTED) $$scratch/notebooks; \
 	AGENTICREC_BUDGET=short PYTHONPATH="$(CURDIR)/tests/offline" HF_HUB_OFFLINE=1 \
 	$(TWO) --nbval-lax --nbval-current-env $$scratch/notebooks

@@ -164,8 +164,11 @@ def overwritten(source: str) -> list[str]:
 
 def test_overwriting_is_found():
     source = "import engine\nfrom a import TOOLS\n"
-    for line in ("engine._Batch = 1", "TOOLS.update(x)", "TOOLS['a'] = 1", "vars(experiment)['a'] = 1",
-                 "setattr(x, 'a', 1)", "experiment.tasks = f", "trainer.a, b = 1, 2", "experiment.profile['a']['b'] += 1"):  # fmt: skip
+    changes = [
+        "engine._Batch = 1", "TOOLS.update(x)", "TOOLS['a'] = 1", "vars(experiment)['a'] = 1", "setattr(x, 'a', 1)",
+        "experiment.tasks = f", "trainer.a, b = 1, 2", "experiment.profile['a']['b'] += 1",
+    ]  # fmt: skip
+    for line in changes:
         assert overwritten(source + line), line
     assert not overwritten(source + "self.a = 1\nrows['a'] = 2\nx = TOOLS['a']\nfound.update(x)")
 

@@ -70,7 +70,8 @@ def test_stock_trl_trains_on_it(context, tmp_path, monkeypatch):
         reward_funcs=lambda completions, **_: [float(i % 2) for i in range(len(completions))],
         args=GRPOConfig(
             str(tmp_path), num_generations=2, per_device_train_batch_size=2, max_steps=1, max_completion_length=64,
-            use_cpu=True, temperature=2.0, report_to="none", save_strategy="no", learning_rate=1e-2, max_tool_calling_iterations=1,
+            use_cpu=True, temperature=2.0, report_to="none", save_strategy="no", learning_rate=1e-2,
+            max_tool_calling_iterations=1,
         ),
         train_dataset=Dataset.from_list([row(question) for question in questions]),
         processing_class=tokenizer,
