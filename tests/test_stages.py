@@ -1,5 +1,7 @@
 """A stage's name always means the policy of that stage; what did not run is "not run"."""
 
+import zlib
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,13 +15,20 @@ from agenticrec_lite.paper import claims, verdict
 from agenticrec_lite.report import costs, full_report, markdown, pool
 from agenticrec_lite.training.mining import HardNegative
 
-HOT = SHORT | {"rta.steps": 2, "rta.learning_rate": 0.05, "rta.warmup_steps": 0, "ppr.learning_rate": 0.05}
+HOT = SHORT | {"rta.steps": 2, "rta.learning_rate": 0.004, "ppr.learning_rate": 0.004}
+HOT |= {"rta.warmup_steps": 0, "ppr.warmup_steps": 0}
+
+
+def drawn(trajectory, right):
+    """A reward that tells all trajectories apart, so that every step moves the policy."""
+    return zlib.crc32(repr(trajectory.completion_ids).encode()) / 2**32
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Both stages trained, hot enough to change the answers, and nothing evaluated before them."""
-    experiment = start(shop(), "nano", 0, tmp_path_factory.mktemp("stages") / "run", HOT)
+    folder = tmp_path_factory.mktemp("stages") / "run"
+    experiment = start(shop(), "nano", 0, folder, HOT, reward=drawn, pair_reward=drawn)
     with experiment.run:
         stages.train_rta(experiment)
         tasks = experiment.training[:2]

@@ -81,4 +81,4 @@ def test_stock_trl_trains_on_it(context, tmp_path, monkeypatch):
     trainer.train()
     after = {name: p for name, p in trainer.model.named_parameters() if p.requires_grad}
     assert any(not torch.equal(after[name], weight) for name, weight in before.items())
-    assert any("rewards/Ranking" in row for row in trainer.state.log_history)
+    assert any("rewards/Ranking/mean" in row for row in trainer.state.log_history)
