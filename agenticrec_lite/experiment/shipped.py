@@ -7,7 +7,6 @@ from pathlib import Path
 
 from agenticrec_lite.data import load_dataset
 from agenticrec_lite.experiment.experiment import Experiment
-from agenticrec_lite.policy import Policy, load_policy
 from agenticrec_lite.runs import open_run, read_config, read_result, settings_of
 from agenticrec_lite.runs.run import TRAJECTORIES
 
@@ -35,13 +34,3 @@ def borrow(run_dir: str | Path = SHIPPED) -> Experiment:
     experiment = Experiment(log, settings_of(config), config["seed"], open_run(copy, config))
     weakref.finalize(experiment, shutil.rmtree, copy, ignore_errors=True)
     return experiment
-
-
-def policy_after(experiment: Experiment, stage: str) -> Policy:
-    """The policy as a stage left it, not to be trained on: "frozen" (no adapter), "rta" or "ppr".
-
-    Raises:
-        UserError: The run has no adapter of that stage.
-    """
-    adapter = None if stage == "frozen" else experiment.adapter(stage)
-    return load_policy(experiment.profile["policy"], adapter, trainable=False)
