@@ -240,7 +240,8 @@ def test_the_papers_reasoning_without_tools_is_the_variants(results):
 
 def test_the_whole_report_is_text_and_a_figure(results, tmp_path):
     text = full_report([results[0]], tmp_path / "out")
-    assert text == (tmp_path / "out/report.md").read_text()
+    mark, _, written = (tmp_path / "out/report.md").read_text().partition("\n\n")
+    assert mark.startswith("<!-- Written by agenticrec report") and text == written
     assert "# toy, nano" in text and "| no-bonus | No bonus? |" in text and "way to ceiling" in text
     assert "| ceiling | 1.000 |" in text and "100% |" in text
     assert (tmp_path / "out/dynamics-nano-toy.png").stat().st_size > 10_000
