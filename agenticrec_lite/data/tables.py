@@ -80,6 +80,8 @@ def read(source: Source, form: Form, what: str, name: str) -> Table:
     frame = table.iloc[:, list(found)].set_axis(list(found.values()), axis=1)
     if form.kind == "text":
         frame = _clean(frame, form, source, name)
+    else:
+        _check_single(frame, source, name)
     if untitled:
         frame["title"] = frame["item_id"]
     if what == ITEMS:
@@ -216,6 +218,16 @@ def _clean(frame: pd.DataFrame, form: Form, source: Source, name: str) -> pd.Dat
             column = _decimal_comma(column)
         frame[ours] = column.where(column != "")
     return frame
+
+
+def _check_single(frame: pd.DataFrame, source: Source, name: str) -> None:
+    """One value in every cell, but for the categories."""
+    for ours in frame.columns.drop("categories", errors="ignore"):
+        if frame[ours].dtype == object:
+            many = frame[ours].map(lambda value: isinstance(value, list | dict | np.ndarray))
+            if many.any():
+                raise UserError(f"{name}: {ours} in row {int(np.argmax(many))} of {plain(source.name)} is not one "
+                                "value but several; keep one.")  # fmt: skip
 
 
 def _decimal_comma(column: pd.Series) -> pd.Series:

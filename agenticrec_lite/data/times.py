@@ -29,6 +29,7 @@ def to_seconds(name: str, column: pd.Series) -> tuple[np.ndarray, str]:
     Raises:
         UserError: a value is no time, the units differ, or day and month cannot be told apart; with the row.
     """
+    _check(name, column, column.isna())
     if not pd.api.types.is_datetime64_any_dtype(column):
         numbers = _to_numbers(column)
         if not numbers.isna().all():
@@ -117,9 +118,12 @@ def _since_1970(dates: pd.Series) -> np.ndarray:
 
 
 def _check(name: str, column: pd.Series, bad: pd.Series | np.ndarray) -> None:
-    if np.any(bad):
-        row = int(np.argmax(bad))
-        raise UserError(
-            f"{name}: timestamp {str(column.iloc[row])!r} in row {row} of the interactions is neither a "
-            "number nor a date like 2023-01-31; mend it."
-        )
+    if not np.any(bad):
+        return
+    row = int(np.argmax(bad))
+    if pd.isna(column.iloc[row]):
+        raise UserError(f"{name}: timestamp is empty in row {row} of the interactions; fill or remove the row.")
+    raise UserError(
+        f"{name}: timestamp {str(column.iloc[row])!r} in row {row} of the interactions is neither a "
+        "number nor a date like 2023-01-31; mend it."
+    )
