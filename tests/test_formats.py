@@ -237,6 +237,17 @@ def test_what_is_left_out_of_a_published_format_is_counted(tmp_path, capsys):
     assert "3 rows, 1 left out" in capsys.readouterr().out
 
 
+def test_a_year_that_is_a_word_is_empty_and_said_where_it_is_so_published(tmp_path, capsys):
+    """As RecBole's ml-100k has one; in a table of one's own it is an error."""
+    items = RECBOLE["ml.item"].replace("1975", "unkonwn")
+    log = load_dataset(write(tmp_path, RECBOLE | {"ml.item": items}))
+    assert np.isnan(log.items["year"][0]) and log.items["year"][1] == 1996
+    assert "A guess: year is no number for 1 items, such as 'unkonwn'" in capsys.readouterr().out
+    (tmp_path / "ml.item").write_text(items.replace(":token_seq", "").replace(":token", ""))
+    with pytest.raises(UserError, match="year is not a number"):
+        load_dataset(str(tmp_path))
+
+
 def test_atomic_items_without_titles_have_their_ids(tmp_path, capsys):
     files = RECBOLE | {"ml.item": 'item_id:token\tclass:token_seq\n1193\tDrama\n661\t"War\n'}
     log = load_dataset(write(tmp_path, files))

@@ -107,7 +107,7 @@ def read_reviews(path: Path | str, window: tuple[str, str] | None = None,
         csv = ".csv" in path.suffixes
         if csv:
             _check_columns(path)
-            form = form_of(Source(path, path.name))
+            form = form_of(Source(path, path.name, str(path)))
             old = form.layout == RATINGS_ONLY  # of 2018, where the item comes first, or of 2014
             lines = CSV_LINES.format(*((2, 1) if old and form.columns[0] == "item_id" else (1, 2)))
         else:

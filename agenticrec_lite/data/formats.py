@@ -46,10 +46,11 @@ PLACES = ["user_id", "item_id", "rating", "timestamp"]  # of MovieLens' columns 
 
 @dataclass(frozen=True)
 class Source:
-    """A file to read: where it lies, and what its reader calls it (of a zip, the member's name without folders)."""
+    """A file to read: where it lies, its name (in a zip, without the folders there), and how sentences name it."""
 
     path: Path
     name: str
+    shown: str
 
 
 @dataclass

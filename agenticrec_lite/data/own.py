@@ -110,7 +110,7 @@ def _sources(place: str) -> Iterator[list[Source]]:
             if file.suffix == ".zip" and file.is_file():
                 sources += _unzip(file, Path(scratch))
             else:
-                sources.append(Source(file, file.name))
+                sources.append(Source(file, file.name, str(file)))
         yield sources
 
 
@@ -132,10 +132,10 @@ def _unzip(path: Path, scratch: Path) -> list[Source]:
                 )
             for member, name in members:
                 ending = max((ending for ending in ENDINGS if name.endswith(ending)), key=len)
-                target = Path(tempfile.mkstemp(ending, dir=scratch)[1])
-                with archive.open(member) as packed, open(target, "wb") as file:
-                    shutil.copyfileobj(packed, file, 1 << 20)
-                sources.append(Source(target, name))
+                with archive.open(member) as packed:
+                    with tempfile.NamedTemporaryFile(suffix=ending, dir=scratch, delete=False) as file:
+                        shutil.copyfileobj(packed, file, 1 << 20)
+                sources.append(Source(Path(file.name), name, f"{name} in {path}"))
     # RuntimeError: it is encrypted; NotImplementedError: an unknown way to pack
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
         raise UserError(
@@ -160,7 +160,7 @@ def _roles(place: str, sources: list[Source]) -> tuple[File, File | None]:
         raise UserError(f"{place} must be {NEEDED}; it has {found}.")
     for source, form in (*interactions, *items):
         if form.kind == "text" and len(form.columns) == 1:
-            raise UserError(f"{source.path} is of no known kind; give {NEEDED}.")
+            raise UserError(f"{source.shown} is of no known kind; give {NEEDED}.")
     return interactions[0], items[0] if items else None
 
 

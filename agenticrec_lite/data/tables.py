@@ -69,7 +69,9 @@ def read(source: Source, form: Form, what: str, name: str) -> Table:
             guesses += _short_rows(source, form, codec, table)
             how = f"{SEPARATORS[form.separator]}, {encoding}"
     except (OSError, ValueError, EOFError, zlib.error) as error:  # pandas' and pyarrow's own errors are ValueErrors
-        raise UserError(f"{source.path} cannot be read ({plain(first_line(error), 200)}); mend it.") from None
+        raise UserError(
+            f"{plain(source.shown, 200)} cannot be read ({plain(first_line(error), 200)}); mend it."
+        ) from None
     columns = list(map(str, table.columns))
     names = [ATOMIC.sub(r"\1", column) for column in columns] if form.layout == "RecBole" else columns
     untitled = what == ITEMS and form.layout == "RecBole" and role_of(names) != ITEMS  # some are so published
@@ -86,6 +88,7 @@ def read(source: Source, form: Form, what: str, name: str) -> Table:
         frame["title"] = frame["item_id"]
     if what == ITEMS:
         frame = _clean_items(frame, form)
+        guesses += _empty_words(frame, form)
     used = sorted(found.items())
     shown = ", ".join(f"{plain(names[k])} = {ours.removesuffix('_id')}" for k, ours in used)
     if not form.header:
@@ -248,6 +251,20 @@ def _clean_items(frame: pd.DataFrame, form: Form) -> pd.DataFrame:
         blanks = form.layout == "RecBole"
         frame = frame.assign(categories=[split_categories(value, blanks) for value in categories])
     return frame
+
+
+def _empty_words(frame: pd.DataFrame, form: Form) -> list[str]:
+    """Years and prices that are words become empty, where they are so published (a film of RecBole's ml-100k)."""
+    said = []
+    for ours in frame.columns.intersection(["price", "year"]) if form.layout == "RecBole" else ():
+        numbers = pd.to_numeric(frame[ours], errors="coerce")
+        words = frame[ours][numbers.isna() & frame[ours].notna()]
+        if len(words):
+            said.append(
+                f"{ours} is no number for {len(words):,} items, such as '{plain(words.iloc[0])}', and left empty"
+            )
+        frame[ours] = numbers
+    return said
 
 
 def split_categories(value: object, blanks: bool = False) -> tuple[str, ...]:
