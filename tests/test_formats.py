@@ -213,6 +213,13 @@ def test_parquet_is_known_by_its_content(tmp_path):
     pd.testing.assert_frame_equal(log.items, expected.items)
 
 
+def test_frames_may_have_any_usual_names():
+    renamed = INTERACTIONS.rename(columns={"user": "User ID", "item": "ASIN", "timestamp": "unixReviewTime"})
+    films = FILMS.rename(columns={"item": "asin", "title": "Product_Title", "categories": "Genres"})
+    log, expected = from_frames(renamed.assign(reviewTime="09 13, 2009"), films), from_frames(INTERACTIONS, FILMS)
+    assert log.fingerprint() == expected.fingerprint()
+
+
 def test_the_columns_and_not_the_names_tell_the_two_files_apart(tmp_path):
     files = {"items_bought.csv": "user,item,timestamp\n1,a,5\n", "catalogue.csv": "sku;name\na;Pen\n"}
     for place in (write(tmp_path, files), f"{tmp_path}/catalogue.csv, {tmp_path}/items_bought.csv"):

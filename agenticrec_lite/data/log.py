@@ -144,7 +144,7 @@ def _check_table(name: str, what: str, table: pd.DataFrame, wanted: Sequence[str
         raise UserError(f"{name}: the {what} table is empty; give at least one row.")
     for column in filled:
         empty = table[column].isna()
-        if not pd.api.types.is_numeric_dtype(table[column]):
+        if not (pd.api.types.is_numeric_dtype(table[column]) or pd.api.types.is_datetime64_any_dtype(table[column])):
             empty |= table[column].astype(str).str.strip() == ""
         if empty.any():
             raise UserError(f"{name}: {column} is empty in row {int(np.argmax(empty))} of the {what}; fill or remove "
