@@ -348,7 +348,7 @@ def test_a_category_is_loaded_in_the_papers_setting(write, tmp_path, monkeypatch
     write("Office_Products.jsonl", [review(*pair, T + k) for k, pair in enumerate(pairs)] + [review("u9", "i1")])
     write("meta_Office_Products.jsonl", ITEM_ROWS)
     (tmp_path / "sha256.json").write_text('{"Office_Products.jsonl": "", "meta_Office_Products.jsonl": ""}')
-    monkeypatch.setattr(amazon, "fetch", lambda name: tmp_path)
+    monkeypatch.setattr(amazon, "fetch_amazon", lambda name: tmp_path)
     log = load_dataset("amazon-2023/Office")
     assert (log.name, len(log.interactions), log.reading["outside the 5-core"]) == ("amazon-2023/Office", 25, 1)
 
@@ -385,7 +385,7 @@ def test_times_of_every_kind_become_seconds(timestamps):
 
 @pytest.mark.fault("wrong tables", "from_frames")
 @pytest.mark.parametrize(("interactions", "items", "said"), [
-    (INTERACTIONS.drop(columns="user"), ITEMS, "the interactions need one column 'user'; they have item_id, timestamp"),
+    (INTERACTIONS.drop(columns="user"), ITEMS, "the interactions need one column 'user'; they have item, timestamp."),
     (INTERACTIONS.assign(user_id="u"), ITEMS, "need one column 'user'"),
     (INTERACTIONS, ITEMS.drop(columns="title"), "the items need one column 'title'"),
     (INTERACTIONS.assign(user=["u", None, "u"]), ITEMS, "user_id is empty in row 1 of the interactions"),

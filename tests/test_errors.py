@@ -477,7 +477,7 @@ CASES: list[tuple[str, Callable, tuple[str, ...] | None]] = [
     ("Another process is writing to ...", another_process, RUN[:3]),
     ("There is no file ...", nothing, (*RUN, "{tmp}/a.csv,{tmp}/items.csv")),
     ("There is no file ...", lambda tmp, _: amazon_reader.read_reviews(tmp / "no.jsonl"), None),
-    ("... must be ...; it has ...", files(own_a__csv=LOG), (*RUN, "{tmp}/own")),
+    ("... must be ...; it has ...", files(own_a__csv=LOG, own_b__csv=LOG), (*RUN, "{tmp}/own")),
     ("... is of no known kind ...", files(own_a__csv=LOG, own_items__txt="x"),
      (*RUN, "{tmp}/own/a.csv,{tmp}/own/items.txt")),
     ("... cannot be read ...", files(own_a__parquet="x", own_items__csv="item,title\na,A\n"), (*RUN, "{tmp}/own")),

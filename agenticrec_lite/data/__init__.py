@@ -22,8 +22,8 @@ def load_dataset(name: str) -> InteractionLog:
     """Loads a dataset by name, fetching it first where it must be fetched, or one's own files.
 
     Args:
-        name: one of `DATASETS`, or a place of one's own files as in `own.load_files`: a folder with two files, or
-            two paths with a comma between.
+        name: one of `DATASETS`, or a place of one's own files as in `own.load_files`: a folder, a .zip, a file, or
+            two paths with a comma between; docs/data.md lists the formats.
 
     Raises:
         UserError: the name is unknown, or the dataset can be neither found nor fetched, or not be read.
@@ -41,9 +41,9 @@ def load_dataset(name: str) -> InteractionLog:
     if is_own(name):
         return load_files(name)
     raise UserError(f"There is no dataset {name!r}, nor a folder of that name; the known ones are: "
-                    f"{', '.join(DATASETS)}; or give a folder with your own files.")
+                    f"{', '.join(DATASETS)}; or give a folder or a file of your own.")
 
 
 def is_own(name: str) -> bool:
     """Whether a dataset's name is a place of one's own files, which may change between two runs."""
-    return name not in DATASETS and (os.path.isdir(os.path.expanduser(name)) or "," in name)
+    return name not in DATASETS and (os.path.exists(os.path.expanduser(name)) or "," in name)

@@ -38,7 +38,7 @@ def load_amazon(name: str, **filters) -> InteractionLog:
 
 def read_amazon(reviews: Path | str, items: Path | str, name: str, window: tuple[str, str] | None = None,
                 k_core: int = 1) -> InteractionLog:
-    """Reads a file of reviews and one of items, joined on parent_asin; one pass each, in bounded memory.
+    """Reads a file of reviews and one of items, joined on parent_asin (2014, 2018: asin), in bounded memory.
 
     The paper states neither a core nor a shortest history. Its table has fewer than two interactions a user (Office,
     Games) or an item (CDs) inside the window, so that no core of the window can be behind it; the usual 5-core of the
@@ -63,7 +63,10 @@ def read_amazon(reviews: Path | str, items: Path | str, name: str, window: tuple
     Args:
         reviews: .jsonl, or .csv of user_id, parent_asin, rating, timestamp and perhaps history, with that header or
             without; gzip or not, whatever the file is called.
-        items: .jsonl, official or from the hub's rows (price a string, details a JSON string); gzip or not.
+            JSON with the keys of 2014 and 2018 (reviewerID, asin, overall, unixReviewTime) is seen by them, and CSV
+            without a header that begins with the item, as 2018's ratings, by the form of the ids.
+        items: .jsonl, official or from the hub's rows (price a string, details a JSON string), or those of 2018
+            (category) and 2014 (Python literals, which are read and never run); gzip or not.
         name: of the log.
         window: first day, and the day after the last, in UTC; None takes everything.
         k_core: every user and every item has at least so many interactions in the whole file; 1 keeps all.
@@ -71,6 +74,14 @@ def read_amazon(reviews: Path | str, items: Path | str, name: str, window: tuple
     Raises:
         UserError: a file cannot be read, or no interaction is left.
     """
+    log = join_files(reviews, items, name, window, k_core)
+    print(f"{name}: {sentence(log.reading)}")
+    return log
+
+
+def join_files(reviews: Path | str, items: Path | str, name: str, window: tuple[str, str] | None = None,
+               k_core: int = 1) -> InteractionLog:
+    """`read_amazon`, which prints what was met; this one does not."""
     interactions, reading = read_reviews(reviews, window, k_core)
     if interactions.empty:
         raise UserError(f"{name}: no interaction of {reviews} is left ({sentence(reading)}); choose another window or "
@@ -88,7 +99,6 @@ def read_amazon(reviews: Path | str, items: Path | str, name: str, window: tuple
                         "same category.")
     log = make_log(name, kept, described[described["item_id"].isin(kept["item_id"])])
     log.reading.update(reading | of_items)
-    print(f"{name}: {sentence(log.reading)}")
     return log
 
 

@@ -1,7 +1,8 @@
-"""Files of Amazon Reviews 2023 as tables, in one pass each and in bounded memory: DuckDB reads, filters and joins."""
+"""Files of Amazon Reviews as tables, in one pass each and in bounded memory: DuckDB reads, filters and joins."""
 
 import glob
 import gzip
+import io
 import json
 import os
 import re
@@ -19,24 +20,27 @@ import duckdb
 import numpy as np
 import pandas as pd
 
-from agenticrec_lite.data.log import LATEST_SECOND
+from agenticrec_lite.data.formats import OFFICIAL, RATINGS_ONLY, Source, amazon_year, form_of, open_bytes, record_of
+from agenticrec_lite.data.times import LATEST_SECOND
 from agenticrec_lite.errors import UserError, first_line
 
 MEMORY = "700MB"  # of DuckDB, which beyond it goes on in a temporary folder
 
+# Keys of user, item, rating and time in JSON, by the year of Amazon Reviews.
+OLD_KEYS = ("reviewerID", "asin", "overall", "unixReviewTime")
+KEYS = {"2014": OLD_KEYS, "2018": OLD_KEYS, "2023": ("user_id", "parent_asin", "rating", "timestamp")}
 REVIEW_LINES = """
-    SELECT user_id, parent_asin AS item_id, rating, timestamp,
-        coalesce(user_id, parent_asin, rating, timestamp) IS NULL AS broken
+    SELECT {0} AS user_id, {1} AS item_id, {2} AS rating, {3} AS timestamp,
+        coalesce({0}, {1}, {2}, {3}) IS NULL AS broken
     FROM read_json($path, format = 'newline_delimited', ignore_errors = true, compression = $compression,
-        columns = {user_id: 'VARCHAR', parent_asin: 'VARCHAR', rating: 'VARCHAR', timestamp: 'VARCHAR'})"""
+        columns = {{{0}: 'VARCHAR', {1}: 'VARCHAR', {2}: 'VARCHAR', {3}: 'VARCHAR'}})"""
 BLANK = "[" + "".join(rf"\x{{{n:x}}}" for n in range(0x3001) if chr(n).isspace()) + "]*"  # space, as Python sees it
-CSV_COLUMNS = ["user_id", "parent_asin", "rating", "timestamp"]  # and perhaps history
 # One field a line, cut here, so that no line is left out uncounted.
 CSV_LINES = """
-    SELECT trim(field[1], ' "') AS user_id, trim(field[2], ' "') AS item_id, trim(field[3], ' "') AS rating,
+    SELECT trim(field[{0}], ' "') AS user_id, trim(field[{1}], ' "') AS item_id, trim(field[3], ' "') AS rating,
         trim(field[4], ' "') AS timestamp, rest IS NOT NULL OR len(field) NOT IN (4, 5) AS broken
     FROM (SELECT rest, string_split(line, ',') AS field FROM read_csv($path, compression = $compression,
-        columns = {line: 'VARCHAR', rest: 'VARCHAR'}, delim = '\x01', quote = '', escape = '', comment = '',
+        columns = {{line: 'VARCHAR', rest: 'VARCHAR'}}, delim = '\x01', quote = '', escape = '', comment = '',
         header = false, auto_detect = false, null_padding = true, strict_mode = false, ignore_errors = true,
         store_rejects = true) WHERE line IS NOT NULL)
     WHERE (user_id, item_id) <> ('user_id', 'parent_asin')"""
@@ -75,6 +79,14 @@ ITEMS = """
         columns = {parent_asin: 'VARCHAR', title: 'VARCHAR', categories: 'VARCHAR', price: 'VARCHAR',
                    details: 'VARCHAR'})
     WHERE parent_asin IS NULL OR parent_asin IN (SELECT item_id FROM wanted)"""
+# Of 2018; a title with code of the page in it is none.
+OLD_ITEMS = """
+    SELECT asin AS item_id, if(title LIKE '%getTime%', '', trim(title)) AS title, category AS categories, price,
+        NULL::VARCHAR AS details
+    FROM read_json($path, format = 'newline_delimited', ignore_errors = true, compression = $compression,
+        columns = {asin: 'VARCHAR', title: 'VARCHAR', category: 'VARCHAR', price: 'VARCHAR'})
+    WHERE asin IS NULL OR asin IN (SELECT item_id FROM wanted)"""
+ASIN_OF_LINE = re.compile(r"""["']asin["']:\s*["']([^"']+)["']""")
 YEAR_KEYS = ("Original Release Date", "Release Date", "Publication Date", "Date First Available")
 YEAR = re.compile(r"\b(?:19|20)\d\d\b")
 
@@ -95,8 +107,14 @@ def read_reviews(path: Path | str, window: tuple[str, str] | None = None,
         csv = ".csv" in path.suffixes
         if csv:
             _check_columns(path)
+            form = form_of(Source(path, path.name, str(path)))
+            old = form.layout == RATINGS_ONLY  # of 2018, where the item comes first, or of 2014
+            lines = CSV_LINES.format(*((2, 1) if old and form.columns[0] == "item_id" else (1, 2)))
+        else:
+            keys = KEYS[amazon_year(path) or "2023"]
+            old, lines = keys == OLD_KEYS, REVIEW_LINES.format(*keys)
         values = {"start": start, "stop": stop, "now": time.time(), "latest_second": LATEST_SECOND, "blank": BLANK}
-        database.execute(REVIEWS.format(lines=CSV_LINES if csv else REVIEW_LINES), values | _source(path))
+        database.execute(REVIEWS.format(lines=lines), values | _source(path))
         faults = dict(database.execute("SELECT fault, count(*) FROM reviews GROUP BY fault").fetchall())
         if csv:
             not_utf8 = database.execute("SELECT count(DISTINCT line) FROM reject_errors").fetchone()[0]
@@ -110,7 +128,7 @@ def read_reviews(path: Path | str, window: tuple[str, str] | None = None,
         n_core = _core(database, k_core, n_pairs)
         frame = database.execute(INTERACTIONS).df()
     return frame, reading | {
-        "timestamp in seconds": in_seconds,
+        "timestamp in seconds": 0 if old else in_seconds,
         "without a rating of 1 to 5": unrated,
         "user and item met again": (n if whole else n_inside) - n_pairs,
         f"outside the {k_core}-core": n_pairs - n_core,
@@ -129,7 +147,11 @@ def read_items(path: Path | str, wanted: Sequence[str]) -> tuple[pd.DataFrame, d
     """
     with _database(Path(path)) as database:
         database.register("wanted", pd.DataFrame({"item_id": np.asarray(wanted, dtype=object)}))
-        lines = database.execute(ITEMS, _source(Path(path))).df()
+        year = amazon_year(Path(path))
+        if year == "2014":
+            lines = _items_of_2014(Path(path), set(wanted))
+        else:
+            lines = database.execute(OLD_ITEMS if year == "2018" else ITEMS, _source(Path(path))).df()
     broken = lines["item_id"].isna()
     found = lines[~broken].fillna({"title": ""}).sort_values(["item_id", "title", "price"])
     # One with a title first: a stable sort on whether there is none.
@@ -194,11 +216,11 @@ def _check_gzip(path: Path) -> None:
 
 
 def _check_columns(path: Path) -> None:
-    """The columns of a CSV are told by their place; a header, where there is one, must agree."""
+    """The columns of a CSV, and perhaps history, are told by their place; a header, where there is one, must agree."""
     with (gzip.open if _source(path)["compression"] == "gzip" else open)(path, "rb") as file:
         first = file.readline(1000).decode("utf-8-sig", errors="replace").strip().replace('"', "").split(",")
-    if set(first) & {*CSV_COLUMNS, "item_id", "asin"} and first[:4] != CSV_COLUMNS:
-        raise UserError(f"{path} has the columns {','.join(first)} in line 1; they must be {','.join(CSV_COLUMNS)}.")
+    if set(first) & {*OFFICIAL, "item_id", "asin"} and first[:4] != OFFICIAL:
+        raise UserError(f"{path} has the columns {','.join(first)} in line 1; they must be {','.join(OFFICIAL)}.")
 
 
 def _source(path: Path) -> dict[str, str]:
@@ -214,6 +236,24 @@ def _second(day: str) -> int:
         raise UserError(f"{day!r} is no day; write it as 2022-10-01.") from None
 
 
+def _items_of_2014(path: Path, wanted: set[str]) -> pd.DataFrame:
+    """Lines of JSON, or written as Python would print them; only those of wanted items are read."""
+    found = []
+    with open_bytes(path) as file:
+        for line in io.TextIOWrapper(file, encoding="utf-8", errors="replace"):
+            name = ASIN_OF_LINE.search(line)
+            if name and name[1] not in wanted:
+                continue
+            row = record_of(line) if line.strip() else {}
+            if row == {}:
+                continue
+            row = row if isinstance(row, dict) else {}
+            title, price = row.get("title"), row.get("price")
+            found.append((row.get("asin"), str(title or "").strip(), json.dumps(row.get("categories")),
+                          None if price is None else str(price), None))  # fmt: skip
+    return pd.DataFrame(found, columns=["item_id", "title", "categories", "price", "details"], dtype=object)
+
+
 def _json(text: str | None) -> Any:
     try:
         return json.loads(text)
@@ -224,6 +264,8 @@ def _json(text: str | None) -> Any:
 def _categories(text: str | None) -> tuple[str, ...]:
     """From the most general on, without the first, which is the same for all, where there are others."""
     names = _json(text)
+    if isinstance(names, list) and names and all(isinstance(path, list) for path in names):
+        names = names[0]  # of 2014: one or more ways through the tree
     names = [name for name in names if isinstance(name, str) and name] if isinstance(names, list) else []
     return tuple(names[1:] or names)
 

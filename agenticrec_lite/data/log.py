@@ -8,12 +8,12 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from agenticrec_lite.data.times import to_seconds
 from agenticrec_lite.errors import UserError
 
 INTERACTION_COLUMNS = ["user_id", "item_id", "rating", "timestamp"]
 ITEM_COLUMNS = ["item_id", "title", "categories", "price", "year"]
 DIGEST_ROWS = 500_000  # rows whose lines are in memory at a time while they are hashed
-LATEST_SECOND = 10**11  # year 5138; a larger timestamp is in milliseconds
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,8 +102,8 @@ def make_log(name: str, interactions: pd.DataFrame, items: pd.DataFrame) -> Inte
 
     Args:
         name: dataset name; errors begin with it.
-        interactions: columns user_id, item_id, rating (NaN where there is none), timestamp: seconds or
-            milliseconds since 1970, all the same, or dates, taken as UTC where they have no zone.
+        interactions: columns user_id, item_id, rating (NaN where there is none), timestamp as in
+            `times.to_seconds`.
         items: columns item_id, title, categories (sequence of str), price, year; one row an item.
 
     Raises:
@@ -126,7 +126,7 @@ def make_log(name: str, interactions: pd.DataFrame, items: pd.DataFrame) -> Inte
         "user": user_codes.astype(np.int32),
         "item": item_codes.astype(np.int32),
         "rating": _numbers(name, interactions["rating"]).astype(np.float32),
-        "timestamp": _seconds(name, interactions["timestamp"]),
+        "timestamp": to_seconds(name, interactions["timestamp"])[0],
     })
     tied = coded["timestamp"].duplicated(keep=False).to_numpy()  # only they need a hash
     hashes = np.zeros(len(coded), dtype=np.uint64)
@@ -144,7 +144,7 @@ def _check_table(name: str, what: str, table: pd.DataFrame, wanted: Sequence[str
         raise UserError(f"{name}: the {what} table is empty; give at least one row.")
     for column in filled:
         empty = table[column].isna()
-        if not pd.api.types.is_numeric_dtype(table[column]):
+        if not (pd.api.types.is_numeric_dtype(table[column]) or pd.api.types.is_datetime64_any_dtype(table[column])):
             empty |= table[column].astype(str).str.strip() == ""
         if empty.any():
             raise UserError(f"{name}: {column} is empty in row {int(np.argmax(empty))} of the {what}; fill or remove "
@@ -171,26 +171,6 @@ def _numbers(name: str, column: pd.Series) -> np.ndarray:
         return pd.to_numeric(column).to_numpy(dtype=np.float64, na_value=np.nan)
     except (TypeError, ValueError) as error:
         raise UserError(f"{name}: a {column.name} is not a number ({error}); mend or empty it.") from None
-
-
-def _seconds(name: str, column: pd.Series) -> np.ndarray:
-    """Whole seconds since 1970 from seconds, milliseconds or dates."""
-    numbers = pd.to_numeric(column, errors="coerce") if not pd.api.types.is_datetime64_any_dtype(column) else None
-    if numbers is None or numbers.isna().all():
-        dates = pd.to_datetime(column, utc=True, errors="coerce", format="ISO8601")
-        bad, numbers = dates.isna(), (dates - pd.Timestamp(0, tz="UTC")) // pd.Timedelta(seconds=1)
-    else:
-        bad = ~np.isfinite(numbers)
-        late = ~bad & (numbers.abs() >= LATEST_SECOND)
-        if late.any() and not late[~bad].all():
-            raise UserError(f"{name}: timestamps are in seconds and in milliseconds, see rows {int(np.argmin(late))} "
-                            f"and {int(np.argmax(late))} of the interactions; write all alike.")
-        numbers = numbers // (1000 if late.any() else 1)
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise UserError(f"{name}: timestamp {str(column.iloc[row])!r} in row {row} of the interactions is neither a "
-                        "number nor a date like 2023-01-31; mend it.")
-    return numbers.to_numpy(dtype=np.int64)
 
 
 def _ranks(ids: Sequence[str]) -> np.ndarray:

@@ -54,7 +54,7 @@ def _read_wheel(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     # The file spells the one unnamed film so, and one film's year ended up in its title.
     raw_titles = [title if title != "unkonwn" else "unknown" for title in items["movie_title"]]
     titles, years = zip(*(
-        (title, float(year)) if year.isdigit() else _title_and_year(title)
+        (title, float(year)) if year.isdigit() else title_and_year(title)
         for title, year in zip(raw_titles, items["release_year"], strict=True)
     ), strict=True)
     genres = [text.split() for text in items["class"]]
@@ -65,20 +65,27 @@ def _read_official(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """u.data: user, item, rating, timestamp; u.item: id|Title (1995)|dates|address|19 genre flags, in
     Latin-1."""
     interactions = pd.read_csv(folder / "u.data", sep="\t", names=INTERACTION_COLUMNS, dtype=str)
-    items = pd.read_csv(folder / "u.item", sep="|", header=None, dtype=str, quoting=3, keep_default_na=False,
-                        encoding="latin-1")
-    titles, years = zip(*map(_title_and_year, items[1]), strict=True)
+    items = read_u_item(folder / "u.item")
+    titles, years = zip(*map(title_and_year, items["title"]), strict=True)
+    return interactions, _item_table(items["item_id"], titles, years, items["genres"].str.split("|"))
+
+
+def read_u_item(path: Path, encoding: str = "latin-1") -> pd.DataFrame:
+    """A file like u.item: [item_id, title with the year, genres joined by "|"], all as text."""
+    items = pd.read_csv(path, sep="|", header=None, dtype=str, quoting=3, keep_default_na=False, encoding=encoding)
     flags = items.iloc[:, -len(GENRES):].to_numpy() == "1"
-    genres = [[genre for genre, flag in zip(GENRES, row, strict=True) if flag] for row in flags]
-    return interactions, _item_table(items[0], titles, years, genres)
+    genres = ["|".join(genre for genre, flag in zip(GENRES, row, strict=True) if flag and genre != "unknown")
+              for row in flags]  # fmt: skip
+    return pd.DataFrame({"item_id": items[0], "title": items[1], "genres": genres})
 
 
-def _title_and_year(text: str) -> tuple[str, float]:
+def title_and_year(text: str) -> tuple[str, float]:
+    """A title and the year that stands in brackets at its end; NaN where there is none."""
     match = TITLE_AND_YEAR.fullmatch(text)
     return (match["title"], float(match["year"])) if match else (text.strip(), float("nan"))
 
 
 def _item_table(ids, titles, years, genres) -> pd.DataFrame:
-    known = [tuple(genre for genre in row if genre != "unknown") for row in genres]
+    known = [tuple(genre for genre in row if genre not in ("", "unknown")) for row in genres]
     nan = float("nan")
     return pd.DataFrame({"item_id": ids, "title": titles, "categories": known, "price": nan, "year": years})
