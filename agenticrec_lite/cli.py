@@ -57,7 +57,8 @@ def fetch(
 def run(
     out: Annotated[Path, typer.Option(help="The run folder, e.g. runs/x; an unfinished run goes on.")],
     dataset: Annotated[
-        str, typer.Option(help="ml-100k, toystore, moodstore, amazon-2023/CDs (Instruments, Office, Games), or a folder of yours.")
+        str,
+        typer.Option(help="ml-100k, toystore, moodstore, amazon-2023/CDs (Instruments, Office, Games), or a folder."),
     ] = "ml-100k",
     profile: Annotated[str, typer.Option(help="The profile: policy, sizes, steps; or a YAML file of yours.")] = "nano",
     seed: Annotated[int, typer.Option(min=0, help="Decides tasks, rollouts and initial weights.")] = 0,

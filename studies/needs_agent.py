@@ -15,6 +15,7 @@ import numpy as np
 
 from agenticrec_lite.data import InteractionLog, RankingTask, build_tasks, temporal_split
 from agenticrec_lite.data.toystore import Store, generate, load_store, load_toystore
+from agenticrec_lite.data.toystore_world import CHART, OWN
 from agenticrec_lite.evaluation.bayes import bayes_probabilities, kind_probabilities, world_items
 from agenticrec_lite.evaluation.metrics import gains, ndcg, paired_difference, ranks_from_scores, user_bootstrap
 from agenticrec_lite.tools.behavior import describe_last_rating
@@ -167,8 +168,9 @@ def ranking_rows(measured: Sequence[Measured]) -> Iterator[dict]:
         for store in measured:
             gain = gains(store.ranks[name], "N@10")
             (low, high), = user_bootstrap(gain[:, None], store.users)
-            row |= {f"seed {store.seed}": f"{gain.mean():.3f} [{low:.3f}, {high:.3f}]"}
-            row |= {f"own {store.seed}": gain[store.kinds == 0].mean(), f"chart {store.seed}": gain[store.kinds == 1].mean()}
+            row[f"seed {store.seed}"] = f"{gain.mean():.3f} [{low:.3f}, {high:.3f}]"
+            for kind, name in ((OWN, "own"), (CHART, "chart")):
+                row[f"{name} {store.seed}"] = gain[store.kinds == kind].mean()
         yield row
 
 
