@@ -169,8 +169,8 @@ def ranking_rows(measured: Sequence[Measured]) -> Iterator[dict]:
             gain = gains(store.ranks[name], "N@10")
             (low, high), = user_bootstrap(gain[:, None], store.users)
             row[f"seed {store.seed}"] = f"{gain.mean():.3f} [{low:.3f}, {high:.3f}]"
-            for kind, name in ((OWN, "own"), (CHART, "chart")):
-                row[f"{name} {store.seed}"] = gain[store.kinds == kind].mean()
+            for word, kind in (("own", OWN), ("chart", CHART)):
+                row[f"{word} {store.seed}"] = gain[store.kinds == kind].mean()
         yield row
 
 
