@@ -1,8 +1,9 @@
 """Does the moodstore need an agent that looks before it ranks? `python -m studies.needs_agent OUT.json`.
 
 Lists of one kind of evidence each, what weighs them without a look at the user's mood, and what asks for the sentence
-about the last rating first. Three stores are generated, one for each seed; SASRec is fitted on each, so it takes about
-ten minutes of one thread. Weights and lists are chosen on validation tasks; the test tasks are looked at once.
+about the last rating first. Three stores are generated, one for each seed; SASRec, and a GRU4Rec that reads the
+catalogue, are fitted on each: about ten minutes of one thread. Weights and lists are chosen on validation tasks; the
+test tasks are looked at once.
 """
 
 import tempfile
@@ -18,11 +19,12 @@ from agenticrec_lite.data.toystore import Store, generate, load_store, load_toys
 from agenticrec_lite.data.toystore_world import CHART, OWN
 from agenticrec_lite.evaluation.bayes import bayes_probabilities, kind_probabilities, world_items
 from agenticrec_lite.evaluation.metrics import gains, ndcg, paired_difference, ranks_from_scores, user_bootstrap
+from agenticrec_lite.recommenders.base import Recommender
 from agenticrec_lite.tools.behavior import describe_last_rating
 from agenticrec_lite.tools.text import shown_scores
 from agenticrec_lite.tools.toolbox import Toolbox
 from studies import tables
-from studies.evidence import item_features
+from studies.evidence import CatalogueGRU4Rec, item_features
 
 SEEDS, VALIDATION, TEST = (0, 1, 2), 1200, 1200
 MOST = 3  # the highest weight
@@ -31,13 +33,17 @@ LISTS = {
     "session": "SASRec", "popularity": "how often an item was taken",
     "catalogue": "categories, words of the title, price and year in common with the history",
 }  # fmt: skip
+READER = "catalogue GRU4Rec"  # two kinds of evidence in one list: beside the others, and in the rules for six lists
 FIXED, LIST, WEIGHTS = "fixed weights", "list by the sentence", "weights by the sentence"
+FIXED_SIX, WEIGHTS_SIX = "fixed weights, six lists", "weights by the sentence, six lists"
 BAYES, UNTOLD, ITEMS_ALONE, ORACLE = "Bayes", "Bayes without the last rating", "Bayes without ratings", "oracle"
 TEXT = (
     f"Seed n: the moodstore of seed n, {VALIDATION} validation and {TEST} test tasks. The first five rows are lists of "
-    f"one kind of evidence each. Weights are whole, 0..{MOST}, of the scores as tools show them; they, and the lists "
-    "that go with a sentence, are chosen on validation. The sentence is that on the last rating: pleased or let down. "
-    "own and chart: the tasks whose positive the session or the shop's chart has drawn, which nobody is told."
+    "one kind of evidence each. The sixth, a GRU4Rec that knows items by what the catalogue says of them, joins two "
+    "kinds; it is weighed only where it says six lists. Weights are whole, "
+    f"0..{MOST}, of the scores as tools show them; they, and the lists that go with a sentence, are chosen on "
+    "validation. The sentence is that on the last rating: pleased or let down. own and chart: the tasks whose positive "
+    "the session or the shop's chart has drawn, which nobody is told."
 )
 
 
@@ -48,7 +54,7 @@ class Part:
     Attributes:
         tasks: n of them.
         positives: [n] candidate numbers.
-        shown: [n, C, L] the scores of each list, as tools show them: 10..99.
+        shown: [n, C, L] the scores of each list, READER's the last, as tools show them: 10..99.
         raw: [n, C, L] before they are rounded.
         let_down: [n] what the sentence on the last rating says.
     """
@@ -64,7 +70,7 @@ class Part:
         return [task.user for task in self.tasks]
 
 
-def look_up(log: InteractionLog, box: Toolbox, tasks: Sequence[RankingTask]) -> Part:
+def look_up(log: InteractionLog, box: Toolbox, reader: Recommender, tasks: Sequence[RankingTask]) -> Part:
     """What the lists and the sentence say of some tasks."""
     contexts, features = box.contexts(tasks), item_features(log.items)[:-1].numpy()
     histories, candidates = [list(task.history) for task in tasks], [list(task.candidates) for task in tasks]
@@ -75,15 +81,16 @@ def look_up(log: InteractionLog, box: Toolbox, tasks: Sequence[RankingTask]) -> 
         "popularity": [[np.log1p(card.count) for card in context.candidates] for context in contexts],
         "catalogue": [features[c] @ features[h].mean(0) for h, c in zip(histories, candidates, strict=True)],
     }
-    raw = np.stack([np.array(lists[name]) for name in LISTS], axis=2)
+    lists[READER] = reader.score(histories, candidates)
+    raw = np.stack([np.array(lists[name]) for name in (*LISTS, READER)], axis=2)
     shown = np.stack([[shown_scores(scores) for scores in task.T] for task in raw]).transpose(0, 2, 1)
     let_down = np.array(["let down" in describe_last_rating(context) for context in contexts])
     return Part(tasks, np.array([task.positive for task in tasks]), shown, raw, let_down)
 
 
-def all_weights() -> np.ndarray:
-    """Every combination of whole weights, one of those that differ by a factor only [W, L]."""
-    grid = np.array(list(product(range(MOST + 1), repeat=len(LISTS))))
+def all_weights(reader: bool = False) -> np.ndarray:
+    """Every combination of whole weights, one of those that differ by a factor only [W, L]; READER's are 0 by default."""
+    grid = np.array(list(product(*[range(MOST + 1)] * len(LISTS), range(MOST + 1 if reader else 1))))
     return grid[np.gcd.reduce(grid, axis=1) == 1]
 
 
@@ -140,14 +147,18 @@ def measure(seed: int, folder: Path, n_validation: int = VALIDATION, n_test: int
     log = load_toystore(generate(folder, seed=seed, kind="moodstore"))
     store, split = load_store(folder), temporal_split(log)
     box = Toolbox.fit(log, split.rows("train"), seed)
+    reader = CatalogueGRU4Rec(log.items, own=False, dropout=0.5)
+    reader.fit(log.interactions.iloc[split.rows("train")], log.n_items, seed)
     validation, test = (
-        look_up(log, box, build_tasks(log, split, part, n, seed)[:])
+        look_up(log, box, reader, build_tasks(log, split, part, n, seed)[:])
         for part, n in (("validation", n_validation), ("test", n_test))
     )
-    ranks = {name: ranks_from_scores(test.raw[:, :, i], test.positives) for i, name in enumerate(LISTS)}
-    chosen, one_list = {}, np.eye(len(LISTS), dtype=int)
-    for name, weights, by_sentence in ((FIXED, all_weights(), False), (LIST, one_list, True),
-                                       (WEIGHTS, all_weights(), True)):  # fmt: skip
+    ranks = {name: ranks_from_scores(test.raw[:, :, i], test.positives) for i, name in enumerate((*LISTS, READER))}
+    chosen, one_list = {}, np.eye(len(LISTS), len(LISTS) + 1, dtype=int)
+    for name, weights, by_sentence in (
+        (FIXED, all_weights(), False), (LIST, one_list, True), (WEIGHTS, all_weights(), True),
+        (FIXED_SIX, all_weights(reader=True), False), (WEIGHTS_SIX, all_weights(reader=True), True),
+    ):  # fmt: skip
         ranks[name], chosen[name] = ranks_by_rule(validation, test, weights, by_sentence)
     observers = {BAYES: {}, UNTOLD: {"hide": "last rating"}, ITEMS_ALONE: {"hide": "ratings"}, ORACLE: {"oracle": True}}
     for name, options in observers.items():
@@ -177,6 +188,7 @@ def ranking_rows(measured: Sequence[Measured]) -> Iterator[dict]:
 def difference_rows(measured: Sequence[Measured]) -> Iterator[dict]:
     """Paired differences in N@10, with 95 % intervals over users: in each store and in all together."""
     pairs = [(rule, other) for rule in (WEIGHTS, LIST) for other in (FIXED, *LISTS)]
+    pairs += [(WEIGHTS, READER), (WEIGHTS_SIX, FIXED_SIX), (WEIGHTS_SIX, READER), (FIXED_SIX, FIXED)]
     for a, b in [*pairs, (WEIGHTS, LIST), (BAYES, WEIGHTS), (BAYES, UNTOLD), (UNTOLD, ITEMS_ALONE), (UNTOLD, FIXED)]:
         row = {"a": a, "b": b}
         for store in measured:
@@ -199,7 +211,7 @@ def weight_rows(measured: Sequence[Measured]) -> Iterator[dict]:
         for rule, chosen in store.chosen.items():
             for sentence, weights in chosen.items():
                 yield {"seed": store.seed, "rule": rule, "sentence": sentence,
-                       **dict(zip(LISTS, weights.tolist(), strict=True))}  # fmt: skip
+                       **dict(zip((*LISTS, READER), weights.tolist(), strict=True))}  # fmt: skip
 
 
 def report(measured: Sequence[Measured]) -> list[dict]:
