@@ -89,7 +89,7 @@ def look_up(log: InteractionLog, box: Toolbox, reader: Recommender, tasks: Seque
 
 
 def all_weights(reader: bool = False) -> np.ndarray:
-    """Every combination of whole weights, one of those that differ by a factor only [W, L]; READER's are 0 by default."""
+    """Whole weights in every combination, one of those that differ by a factor only [W, L]; READER counts if asked."""
     grid = np.array(list(product(*[range(MOST + 1)] * len(LISTS), range(MOST + 1 if reader else 1))))
     return grid[np.gcd.reduce(grid, axis=1) == 1]
 
@@ -188,7 +188,7 @@ def ranking_rows(measured: Sequence[Measured]) -> Iterator[dict]:
 def difference_rows(measured: Sequence[Measured]) -> Iterator[dict]:
     """Paired differences in N@10, with 95 % intervals over users: in each store and in all together."""
     pairs = [(rule, other) for rule in (WEIGHTS, LIST) for other in (FIXED, *LISTS)]
-    pairs += [(WEIGHTS, READER), (WEIGHTS_SIX, FIXED_SIX), (WEIGHTS_SIX, READER), (FIXED_SIX, FIXED)]
+    pairs += [(WEIGHTS, READER), *((WEIGHTS_SIX, other) for other in (FIXED_SIX, READER, UNTOLD)), (FIXED_SIX, FIXED)]
     for a, b in [*pairs, (WEIGHTS, LIST), (BAYES, WEIGHTS), (BAYES, UNTOLD), (UNTOLD, ITEMS_ALONE), (UNTOLD, FIXED)]:
         row = {"a": a, "b": b}
         for store in measured:
