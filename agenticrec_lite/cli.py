@@ -57,7 +57,8 @@ def fetch(
 def run(
     out: Annotated[Path, typer.Option(help="The run folder, e.g. runs/x; an unfinished run goes on.")],
     dataset: Annotated[
-        str, typer.Option(help="ml-100k, toystore, amazon-2023/CDs (Instruments, Office, Games), or a folder of yours.")
+        str,
+        typer.Option(help="ml-100k, toystore, moodstore, amazon-2023/CDs (Instruments, Office, Games), or a folder."),
     ] = "ml-100k",
     profile: Annotated[str, typer.Option(help="The profile: policy, sizes, steps; or a YAML file of yours.")] = "nano",
     seed: Annotated[int, typer.Option(min=0, help="Decides tasks, rollouts and initial weights.")] = 0,
@@ -144,18 +145,20 @@ def pretrain_nano(out: Annotated[Path, typer.Option(help="Where the policy goes.
 
 @app.command("make-toystore")
 def make_toystore(
-    out: Annotated[Path, typer.Option(help="Where the files go.")] = Path("data/toystore"),
+    kind: Annotated[str, typer.Option(help="toystore or moodstore.")] = "toystore",
+    out: Annotated[Path | None, typer.Option(help="Where the files go, if not in data/ and the kind.")] = None,
     users: Annotated[int | None, typer.Option(help="Users, if not as many as in the shipped store.")] = None,
     items: Annotated[int | None, typer.Option(help="Items, likewise.")] = None,
     types: Annotated[int | None, typer.Option(help="Types of taste, likewise.")] = None,
     seed: Annotated[int | None, typer.Option(help="Another seed is another store.")] = None,
 ) -> None:
-    """Generate a toystore, a shop whose truth is known; without options the shipped one, bit for bit."""
+    """Generate a toystore, or a moodstore: a shop whose truth is known; of itself the shipped one, bit for bit."""
     from agenticrec_lite.data.toystore import generate
 
     given = {"users": users, "items": items, "types": types, "seed": seed}
-    folder = generate(out, **{name: value for name, value in given.items() if value is not None})
-    typer.echo(f"The toystore is in {folder}")
+    given = {name: value for name, value in given.items() if value is not None}
+    folder = generate(out or Path("data") / kind, kind=kind, **given)
+    typer.echo(f"The {kind} is in {folder}")
 
 
 @app.command()

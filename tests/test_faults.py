@@ -17,6 +17,7 @@ from agenticrec_lite.agent.environment import RankingEnvironment
 from agenticrec_lite.agent.episodes import Group, Sampling, enough_memory
 from agenticrec_lite.agent.rollout import rollout
 from agenticrec_lite.data import toystore
+from agenticrec_lite.data.toystore_world import DESIGNS
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.evaluation.metrics import summarize
 from agenticrec_lite.experiment import stages
@@ -421,7 +422,7 @@ def no_training(monkeypatch):
 @pytest.mark.parametrize(
     ("write", "name"),
     [
-        (of_toystore, toystore.REVIEWS), (of_toystore, toystore.ITEMS), (of_toystore, toystore.TRUTH),
+        *[(of_toystore, name) for name in (*toystore.file_names("toystore"), toystore.TRUTH)],
         (of_report, "report.md"), (of_report, "dynamics-nano-ml-100k.png"),
         (of_nano, "README.md"), (of_nano, "config.json"), (of_nano, "thesis.md"),
     ],
@@ -453,8 +454,8 @@ def test_a_toystore_half_written_is_written_again(tmp_path):
 
 
 def test_shipped_files_can_be_made_again():
-    """data/nano and data/toystore are what the commands know as theirs."""
-    assert has_card(NANO) and toystore._is_store(toystore.SHIPPED)
+    """data/nano, data/toystore and data/moodstore are what the commands know as theirs."""
+    assert has_card(NANO) and all(toystore._is_store(toystore.SHIPPED / kind) for kind in DESIGNS)
 
 
 # --- tools and policies that do what they should not ---

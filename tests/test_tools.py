@@ -1,6 +1,7 @@
 """The seven tools, on a task small enough to check by hand."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from agenticrec_lite.data import make_log
 from agenticrec_lite.data.tasks import RankingTask
 from agenticrec_lite.recommenders import Popularity
 from agenticrec_lite.tools import TOOLS, ItemCard, TaskContext, call_tool, schema
+from agenticrec_lite.tools.behavior import describe_last_rating
 from agenticrec_lite.tools.text import escape, ordered_candidates, shown_scores, standardise
 from agenticrec_lite.tools.toolbox import Toolbox
 
@@ -137,6 +139,14 @@ def test_cards_are_made_when_they_are_asked_for(small_shop):
     assert cards[1] == ItemCard("T1", (), None, None, None, 99, 2, 1)
     with pytest.raises(IndexError):
         cards[7]
+
+
+@pytest.mark.parametrize(("stars", "sentence"), [
+    (2.0, "Last rated 2 stars: let down."), (1.0, "Last rated 1 star: let down."),
+    (3.5, "Last rated 3.5 stars: let down."), (4.0, "Last rated 4 stars: pleased."), (float("nan"), "Last not rated."),
+])  # fmt: skip
+def test_a_sentence_on_the_last_rating(stars, sentence, context):
+    assert describe_last_rating(replace(context, ratings=[5.0, stars])) == sentence
 
 
 def test_groups_and_behaviour(context):

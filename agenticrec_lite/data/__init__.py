@@ -8,6 +8,7 @@ from agenticrec_lite.data.movielens import load_ml100k
 from agenticrec_lite.data.own import from_frames, load_files
 from agenticrec_lite.data.split import Split, temporal_split
 from agenticrec_lite.data.tasks import RankingTask, build_tasks
+from agenticrec_lite.data.toystore_world import DESIGNS
 from agenticrec_lite.errors import UserError
 
 __all__ = [
@@ -15,7 +16,7 @@ __all__ = [
     "temporal_split",
 ]  # fmt: skip
 
-DATASETS = ("ml-100k", "toystore", *AMAZON)
+DATASETS = ("ml-100k", *DESIGNS, *AMAZON)
 
 
 def load_dataset(name: str) -> InteractionLog:
@@ -30,10 +31,10 @@ def load_dataset(name: str) -> InteractionLog:
     """
     if name == "ml-100k":
         return load_ml100k()
-    if name == "toystore":
-        from agenticrec_lite.data.toystore import load_toystore
+    if name in DESIGNS:
+        from agenticrec_lite.data.toystore import home, load_toystore
 
-        return load_toystore()
+        return load_toystore(home(name))
     if name in AMAZON:
         from agenticrec_lite.data.amazon import load_amazon
 

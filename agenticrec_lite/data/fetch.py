@@ -18,6 +18,7 @@ from agenticrec_lite.data.cache import (
     usable_cache,
 )
 from agenticrec_lite.data.fetch_amazon import AMAZON, fetch_amazon
+from agenticrec_lite.data.toystore_world import DESIGNS
 from agenticrec_lite.errors import UserError
 
 WHEEL = "recbole==1.2.1"
@@ -47,10 +48,10 @@ def fetch(name: str, force: bool = False, sources: str | None = None) -> Path:
             reached, what it gave has the wrong checksum, or the cache folder cannot be written. Nothing
             half-written is left.
     """
-    if name == "toystore":
+    if name in DESIGNS:
         from agenticrec_lite.data.toystore import generate, home  # and DuckDB, where it is needed
 
-        return generate(home()) if force else home()
+        return generate(home(name), kind=name) if force else home(name)
     if name not in DATASETS and name not in AMAZON:
         known = ", ".join([*DATASETS, *AMAZON])
         raise UserError(f"There is nothing to fetch for {name!r}; what can be: {known}.")

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -28,6 +29,8 @@ class InteractionLog:
             float64]; NaN where price or year are unknown, an empty tuple where the categories are.
         user_ids: [n_users] the dataset's own user ids; position = user code.
         reading: how often what was met while the files were read, by case; empty where nothing was counted.
+        truth: folder of the generated store that this is, from which `evaluation.bayes` draws the truth; None for all
+            other data.
     """
 
     name: str
@@ -35,6 +38,7 @@ class InteractionLog:
     items: pd.DataFrame
     user_ids: np.ndarray
     reading: dict[str, int] = field(default_factory=dict)
+    truth: Path | None = None
 
     @property
     def n_users(self) -> int:

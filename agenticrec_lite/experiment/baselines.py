@@ -1,4 +1,4 @@
-"""What a policy is compared with: random order, the recommenders, the evidence ceiling; of the toystore, Bayes."""
+"""What a policy is compared with: random order, the recommenders, the evidence ceiling; of generated stores, Bayes."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from agenticrec_lite.recommenders import RECOMMENDERS
 
 
 def evaluate_baselines(experiment: Experiment) -> dict:
-    """Random order, the recommenders and the evidence ceiling on the test tasks; of the toystore also Bayes."""
+    """Random order, the recommenders and the evidence ceiling on the test tasks; of a generated store also Bayes."""
     test, run, log = experiment.test, experiment.run, experiment.log
     if not run.done("baselines"):
         toolbox, past = experiment.toolbox, log.interactions.iloc[experiment.split.fit_rows("test")]
@@ -22,7 +22,7 @@ def evaluate_baselines(experiment: Experiment) -> dict:
                 model = known.get(name) or kind().fit(past, log.n_items, experiment.seed)
                 ranks[name] = evaluate.baseline_ranks(model, test)
             ranks["ceiling"] = evaluate.ceiling_ranks(toolbox, validation, test, experiment.test_contexts)
-            if log.name == "toystore":
+            if log.truth:
                 from agenticrec_lite.evaluation.bayes import bayes_ranks, oracle_ranks  # and DuckDB, where it is needed
 
                 ranks |= {"bayes": bayes_ranks(test, log), "oracle": oracle_ranks(test, log)}

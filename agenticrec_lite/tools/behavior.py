@@ -7,6 +7,7 @@ import numpy as np
 from agenticrec_lite.tools.context import TaskContext
 
 RECENT = 3
+PLEASED = 4  # stars, see describe_last_rating
 
 
 def get_session_behavior(context: TaskContext) -> str:
@@ -32,3 +33,15 @@ def get_rating_behavior(context: TaskContext) -> str:
         groups[name].append(f"h{i + 1}")
     shown = {name: items for name, items in groups.items() if items or name != "Not rated"}
     return " ".join(f"{name}: {' '.join(items) or 'none'}." for name, items in shown.items())
+
+
+def describe_last_rating(context: TaskContext) -> str:
+    """One sentence about the rating of the last item of the history, and what it says of the user's mood.
+
+    In the moodstore the mood decides what the user takes next. No tool shows the sentence yet: nano was trained on
+    the present text of `get_rating_behavior`.
+    """
+    stars = context.ratings[-1]
+    if np.isnan(stars):
+        return "Last not rated."
+    return f"Last rated {stars:g} star{'' if stars == 1 else 's'}: {'pleased' if stars >= PLEASED else 'let down'}."
