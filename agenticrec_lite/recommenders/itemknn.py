@@ -65,7 +65,7 @@ class ItemKNN(Recommender):
             together = users_of[start:stop] @ self.taken
             lengths = np.diff(together.indptr)
             items, others = np.repeat(np.arange(start, stop, dtype=np.int32), lengths), together.indices
-            cosines = together.data * scale[items] * scale[others]
+            cosines = together.data * scale[others] * scale[items]  # in this order, as of all: the same last digits
             # One number to sort by: large cosines first (the bits of positive floats are in their order), then codes.
             keys = (~cosines.view(np.uint32)).astype(np.uint64) << np.uint64(32) | others.astype(np.uint64)
             keys[items == others] = LAST
