@@ -68,7 +68,7 @@ def run(
 ) -> None:
     """Go the whole way: fetch, fit the tools, roll out, train (RTA, then PPR), evaluate."""
     overrides = dict(setting(text) for text in settings or [])
-    load_profile(profile, **overrides)  # a wrong name is told before torch takes seconds to import
+    load_profile(profile, **overrides)  # a wrong name ends here, before torch takes seconds to import
     from agenticrec_lite.experiment.stages import run_experiment
 
     run_experiment(dataset, profile, seed, out, overrides)

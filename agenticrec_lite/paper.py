@@ -90,6 +90,6 @@ def claims(pooled: Mapping) -> pd.DataFrame:
             for m in (name for name in _COLUMNS if None not in (figures[a][name], figures[b][name])):
                 paper = figures[a][m] - figures[b][m]
                 own = ours.get(m, {"difference": np.nan, "ci95": [np.nan] * 2})
-                told = "not run" if {a, b} & set(pooled.get("not_run", {})) else verdict(paper, says.get(m))
-                rows.append((claim, data, m, paper, own["difference"], *own["ci95"], told))
+                judged = "not run" if {a, b} & set(pooled.get("not_run", {})) else verdict(paper, says.get(m))
+                rows.append((claim, data, m, paper, own["difference"], *own["ci95"], judged))
     return pd.DataFrame(rows, columns=["claim", "data", "metric", "paper", "ours", "low", "high", "verdict"])

@@ -26,17 +26,21 @@ PROMPT = {True: 360, False: 600}  # tokens of a prompt with the short system pro
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a weight: four bits, a scale for 64 of them, quantised in turn
 # Bytes that a layer keeps a token, by element of: hidden state, feed-forward, queries, keys; and, of every key that
 # each row attends to, by element. On a GPU the adapter computes in half precision too.
-KEPT = {"float32": (11, 16, 17, 35, 9), "half on a CPU": (28, 8, 15, 17, 5), "half on a GPU": (19, 7, 13, 0, 11)}
+KEPT_PER_TOKEN = {
+    "float32": (11, 16, 17, 35, 9),
+    "half on a CPU": (28, 8, 15, 17, 5),
+    "half on a GPU": (19, 7, 13, 0, 11),
+}
 # As much again, of the above: gradients on the way, and what the allocator cannot use at once. In nano's (fp32) small
 # tensors that is more. Runs of the same work differ by a tenth either way.
 BACKWARD = {"float32": 0.85, "bfloat16": 0.5, "float16": 0.5}
 # Of what a layer keeps: what a CPU's heap loses, in fp32 with checkpointing, to gaps between what stays and what goes.
-# Measured at 5 layers (nothing) and at 30; a line between. Blocks of MAPPED bytes and more leave none. (Nor do others
+# Measured at 5 layers (nothing) and at 30; a line between. Blocks of MAPPED_BLOCK bytes or more leave none. (Others too,
 # with MALLOC_MMAP_THRESHOLD_=1048576: smol then grew by 2.3 GB and not 4.2, for a sixth more CPU time.)
-GAPS, MAPPED = 0.55, 2**25
-HEAD = 5  # copies of a chunk of logits in fp32: scaled, log-softmax, softmax, their product, and the gradient
-AROUND = {True: 0.6e9, False: 0.18e9}  # libraries at their first use, on a GPU and on a CPU
-LOADED = 2.5  # bytes a parameter that stay in a CPU's memory of the file that weights came from
+HEAP_GAPS, MAPPED_BLOCK = 0.55, 2**25
+LOGIT_COPIES = 5  # copies of a chunk of logits in fp32: scaled, log-softmax, softmax, their product, and the gradient
+LIBRARIES = {True: 0.6e9, False: 0.18e9}  # libraries at their first use, on a GPU and on a CPU
+LOADING = 2.5  # bytes a parameter that stay in a CPU's memory of the file that weights came from
 CPU_ENOUGH = 5e8  # parameters that a CPU may still train
 
 
@@ -191,10 +195,10 @@ def plan(profile: Mapping, prompt: int | None = None, completion: int | None = N
     update = {"gradients": 4 * trained}
     update["activations"] = activations(shape, policy, gpu, stage["micro_groups"] * prompt + n * completion,
                                         n * (prompt + completion))  # fmt: skip
-    update["logits"] = HEAD * 4 * min(n * completion, 4096, 2**26 // shape.vocab_size) * shape.vocab_size
+    update["logits"] = LOGIT_COPIES * 4 * min(n * completion, 4096, 2**26 // shape.vocab_size) * shape.vocab_size
     # logits are gone when the layers' backward passes begin
     update["backward"] = max(0.0, BACKWARD[policy["dtype"]] * update["activations"] - update["logits"])
-    around = {"libraries": AROUND[gpu], "loading": 0.0 if gpu else LOADED * (shape.matrices + shape.others)}
+    around = {"libraries": LIBRARIES[gpu], "loading": 0.0 if gpu else LOADING * (shape.matrices + shape.others)}
     return {"rollouts": common | decoding(shape, profile, width, prompt + completion) | around,
             "update": common | update | around}  # fmt: skip
 
@@ -218,7 +222,7 @@ def decoding(shape: Architecture, profile: Mapping, width: int, tokens: int) -> 
 def activations(shape: Architecture, policy: Mapping, gpu: bool, own: int, seen: int) -> float:
     """Bytes kept for a backward pass over `own` tokens, whose rows attend to `seen` keys in all."""
     full = policy["dtype"] == "float32"
-    h, i, q, k, context = KEPT["float32" if full else "half on a GPU" if gpu else "half on a CPU"]
+    h, i, q, k, context = KEPT_PER_TOKEN["float32" if full else "half on a GPU" if gpu else "half on a CPU"]
     values = shape.num_key_value_heads * shape.head_dim
     a_token = h * shape.hidden_size + i * shape.intermediate_size + k * values
     a_token += q * shape.num_attention_heads * shape.head_dim
@@ -226,8 +230,8 @@ def activations(shape: Architecture, policy: Mapping, gpu: bool, own: int, seen:
     if not policy["gradient_checkpointing"]:
         return shape.num_hidden_layers * layer
     if full and not gpu:
-        small = min(1, MAPPED / (4 * own * shape.intermediate_size))
-        layer *= 1 + small * GAPS * max(0, shape.num_hidden_layers - 5)
+        small = min(1, MAPPED_BLOCK / (4 * own * shape.intermediate_size))
+        layer *= 1 + small * HEAP_GAPS * max(0, shape.num_hidden_layers - 5)
     width = DTYPES[policy["dtype"]].itemsize
     return layer + shape.num_hidden_layers * width * (own * shape.hidden_size + seen * values)
 

@@ -244,8 +244,8 @@ def add_adapter(model: PreTrainedModel, lora: dict, adapter: str | Path | None =
         try:
             model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            told = first_line(error)
-            raise UserError(f"The adapter in {adapter} cannot be loaded ({told}); train that stage again.") from error
+            reason = first_line(error)
+            raise UserError(f"The adapter in {adapter} cannot be loaded ({reason}); train that stage again.") from error
     else:
         config = LoraConfig(
             r=lora["r"],

@@ -77,8 +77,8 @@ def _check_same(folders: Sequence[str | Path]) -> None:
     settings, seeds = [{**config, "seed": None} for config in configs], [config["seed"] for config in configs]
     for folder, setting in zip(folders, settings, strict=True):
         if different := [name for name in setting | settings[0] if setting.get(name) != settings[0].get(name)]:
-            told = ", ".join(different)
-            raise UserError(f"{folder} and {folders[0]} differ in {told}, not only in their seed; report them apart.")
+            names = ", ".join(different)
+            raise UserError(f"{folder} and {folders[0]} differ in {names}, not only in their seed; report them apart.")
     if twice := [str(folder) for folder, seed in zip(folders, seeds, strict=True) if seeds.count(seed) > 1]:
         raise UserError(f"{' and '.join(twice)} hold the same seed, whose tasks would count twice; report one of them.")
 
@@ -117,7 +117,7 @@ def collect(folders: Sequence[str | Path]) -> dict[tuple[str, str], dict[str, li
 
 
 def ablations(runs: Mapping[str, Sequence[Path]]) -> pd.DataFrame:
-    """A row a variant: its figures, and on the same tasks its difference to what it is held against.
+    """A row a variant: its figures, and on the same tasks its difference to what it is compared with.
 
     Args:
         runs: Of one dataset and profile, as `collect` gives them.
@@ -202,8 +202,8 @@ def markdown(pooled: Mapping) -> str:
         low, high = metrics["ci95"]["N@10"]
         shown = " | ".join(f"{metrics[m]:.3f}" for m in SHOWN)
         ways = " | ".join(f"{way(pooled['metrics'], name, to):.0%}" for to in bounds.values())
-        told = f"{low:.3f} .. {high:.3f} | {metrics['valid']:.3f} | {metrics['calls']:.1f} | {ways}"
-        lines.append(f"| {name} | {shown} | {told} |")
+        rest = f"{low:.3f} .. {high:.3f} | {metrics['valid']:.3f} | {metrics['calls']:.1f} | {ways}"
+        lines.append(f"| {name} | {shown} | {rest} |")
     lines += [f"| {stage} | not run ({reason}) |" + " |" * (len(SHOWN) + 2 + len(bounds))
               for stage, reason in pooled.get("not_run", {}).items()]  # fmt: skip
     lines += ["", "| paired difference | H@1 | N@10 |", "|---|---|---|"]

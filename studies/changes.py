@@ -77,9 +77,9 @@ class Lies:
     share: float
 
     def contexts(self, tasks: Sequence[RankingTask]) -> list[TaskContext]:
-        return [self.told(task, context) for task, context in zip(tasks, self.source.contexts(tasks), strict=True)]
+        return [self.changed(task, context) for task, context in zip(tasks, self.source.contexts(tasks), strict=True)]
 
-    def told(self, task: RankingTask, context: TaskContext) -> TaskContext:
+    def changed(self, task: RankingTask, context: TaskContext) -> TaskContext:
         rng = np.random.default_rng(zlib.crc32(task.task_id.encode()))
         lie, order = rng.random() < self.share, rng.permutation(len(task.candidates))
         return replace(context, collaborative=Liar(context.collaborative, order)) if lie else context

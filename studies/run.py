@@ -1,4 +1,4 @@
-"""Play one variant: a run folder of its own, whose result.json says what it asks and what it is held against."""
+"""Play one variant: a run folder of its own, whose result.json says what it asks and what it is compared with."""
 
 import shutil
 from dataclasses import replace

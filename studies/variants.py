@@ -1,4 +1,4 @@
-"""The variants: in what each differs from the paper's recipe, what it asks, and what it is held against."""
+"""The variants: in what each differs from the paper's recipe, what it asks, and what it is compared with."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ class Variant:
         question: What it asks, for the report.
         stage: What it does anew: "rta", "ppr" (on the base run's RTA policy), "all" (baselines and both stages), "sft",
             "test" (only evaluates the base run's RTA policy), or "untrained" (only the policy before RL).
-        against: What it is held against: a method of the base run ("untrained": the policy before RL), or a variant.
+        against: What it is compared with: a method of the base run ("untrained": the policy before RL), or a variant.
         settings: Of the profile, by dotted name.
         parts: What is handed to the experiment in place of the package's own: reward, advantages, evidence,
             candidates, tools (see `agenticrec_lite.experiment.Extensions`).
@@ -112,7 +112,7 @@ VARIANTS: dict[str, Variant] = {
     "redrawn": Variant("The same positives beside other random candidates", "test",
                        parts={"candidates": changes.redrawn(1000)}),
     "transfer": Variant("Trained on the toystore, never on this dataset", "test", trained_on="toystore"),
-    "half": _exploratory("Half of the steps: what the exploratory variants are held against"),
+    "half": _exploratory("Half of the steps: what the exploratory variants are compared with"),
     **{f"without-{name}": _exploratory(f"{name} answers with an error", parts={"tools": changes.with_broken([name])})
        for name in TOOLS},
     **{f"alone-{name}": _exploratory(f"All tools but {name} answer with an error",

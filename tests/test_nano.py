@@ -9,7 +9,7 @@ import torch
 
 from agenticrec_lite.agent.environment import RankingEnvironment
 from agenticrec_lite.agent.teacher import (
-    ORDERING,
+    LIST_TOOLS,
     Script,
     choose_sources,
     run_script,
@@ -48,7 +48,7 @@ def test_following_copies_the_list_that_was_shown():
     rng = np.random.default_rng(1)
     for _ in range(30):
         world = random_world(rng)
-        call, answer = scripted_ranking(world, rng, some_tools(rng, 1, ORDERING))
+        call, answer = scripted_ranking(world, rng, some_tools(rng, 1, LIST_TOOLS))
         environment = RankingEnvironment(world)
         shown = [int(n) for n in re.findall(r" (\d+):\d\d\b", environment.step(call).split("Candidates by")[1])]
         if "follow" in answer:
@@ -76,7 +76,7 @@ def test_each_list_is_followed_once_and_only_the_answers_are_learnt_from(tiny):
 def test_a_habit_makes_asking_for_lists_rarer_and_nothing_impossible():
     rng = np.random.default_rng(7)
     first = [[some_tools(rng, 1, favour=favour)[0] for _ in range(2000)] for favour in (1.0, 2.0)]
-    shares = [np.mean([tool in ORDERING for tool in tools]) for tools in first]
+    shares = [np.mean([tool in LIST_TOOLS for tool in tools]) for tools in first]
     assert shares == pytest.approx([2 / 7, 2 / 12], abs=0.03)
     assert len(set(first[1])) == 7 and sorted(some_tools(rng, 7, favour=2.0)) == sorted(TOOLS)
 

@@ -20,7 +20,7 @@ from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.policy import base_model, merged
 
-SMALLER = "agent.batch_rows or agent.max_completion_tokens"
+MEMORY_SETTINGS = "agent.batch_rows or agent.max_completion_tokens"
 
 
 class Batch:
@@ -202,7 +202,7 @@ def rollout(
     batch, waiting = Batch(model, chat, sampling, generator), deque(groups)
     bar = tqdm(total=sum(len(g.environments) for g in groups), desc=progress, disable=progress is None, leave=False)
     try:
-        with enough_memory("rollouts", SMALLER), bar, merged(model) if sampling.merge else nullcontext():
+        with enough_memory("rollouts", MEMORY_SETTINGS), bar, merged(model) if sampling.merge else nullcontext():
             while batch.rows or waiting:
                 if admitted := _fitting(waiting, sampling.batch_rows, len(batch.rows)):
                     batch.admit(admitted)

@@ -26,7 +26,7 @@ from agenticrec_lite.tools.text import escape, shown_scores
 # A list as `text.ordered_candidates` writes it, after its name: "Candidates by last taken: 7:88, 3:81, ..."
 _SHOWN_LIST = re.compile(r"^Candidates by (?P<source>[^:\n]+): (?P<pairs>\d+:\d+(?:, \d+:\d+)*)$", re.M)
 OWN = 4.0
-ORDERING = ("get_similar_users", "get_similar_items")  # tools that list the candidates in order
+LIST_TOOLS = ("get_similar_users", "get_similar_items")  # tools that list the candidates in order
 
 
 @dataclass
@@ -47,7 +47,7 @@ def some_tools(
     own = np.array([OWN if tool not in TOOLS else 1.0 for tool in tools])
     if favour == 1 and (own == 1).all():
         return rng.choice(list(tools), size=n_calls, replace=False).tolist()
-    weights = own * [1.0 if tool in ORDERING or tool not in TOOLS else favour for tool in tools]
+    weights = own * [1.0 if tool in LIST_TOOLS or tool not in TOOLS else favour for tool in tools]
     return rng.choice(list(tools), size=n_calls, replace=False, p=weights / weights.sum()).tolist()
 
 

@@ -85,8 +85,8 @@ class Extensions:
         found = {}
         for each in fields(self):
             part, default = getattr(self, each.name), getattr(_DEFAULT, each.name)
-            if (told := _names(part)) != _names(default):
-                found[each.name] = told
+            if (names := _names(part)) != _names(default):
+                found[each.name] = names
         return found
 
 
@@ -134,8 +134,8 @@ def _value(value: Any) -> str:
     """A value as part of a name: never an address in memory, which differs from process to process."""
     if callable(value):
         return named(value)
-    told = repr(value)
-    return type(value).__name__ if " at 0x" in told else told
+    text = repr(value)
+    return type(value).__name__ if " at 0x" in text else text
 
 
 _DEFAULT = Extensions()

@@ -44,8 +44,8 @@ def figures_again(experiment: Experiment, stage: str, ranks: np.ndarray) -> dict
     if len(rows) != len(test):
         folder = experiment.run.folder
         raise UserError(f"{folder} has lost result.json and the trajectories of {stage}; put back one of them.")
-    told = {"valid": [row["outcome"] == "answered" for row in rows], "calls": [row["n_calls"] for row in rows]}
-    return summarize(ranks, evaluate.users_of(test), **told)
+    shares = {"valid": [row["outcome"] == "answered" for row in rows], "calls": [row["n_calls"] for row in rows]}
+    return summarize(ranks, evaluate.users_of(test), **shares)
 
 
 def finish(experiment: Experiment) -> dict:

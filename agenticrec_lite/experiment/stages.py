@@ -46,7 +46,7 @@ def evaluate_stage(experiment: Experiment, name: str, temperature: float = 0.0) 
     """Play the test tasks with the policy as a stage left it and record it as `name`, unless that has been done.
 
     Greedy unless a temperature is given. The trajectories are logged as "evaluate_<name>". A stage that was left out
-    for want of questions has no row.
+    because there were too few questions has no row.
 
     Args:
         experiment: Whose test tasks are played.

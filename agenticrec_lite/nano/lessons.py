@@ -56,7 +56,7 @@ def _drills(chat: ChatFormat, rng: np.random.Generator, n_calls: int, contrast: 
         if contrast:
             groups.append(_each_followed(world, chat, rng, n_calls, start))
         else:
-            turns = teacher.scripted_ranking(world, rng, teacher.some_tools(rng, n_calls, teacher.ORDERING))
+            turns = teacher.scripted_ranking(world, rng, teacher.some_tools(rng, n_calls, teacher.LIST_TOOLS))
             groups.append([teacher.run_script(turns, world, chat, "rank", start)])
     return groups
 
@@ -65,7 +65,7 @@ def _each_followed(
     world: TaskContext, chat: ChatFormat, rng: np.random.Generator, n_calls: int, prompt: list[int]
 ) -> list[Trajectory]:
     """The same calls, then an answer by each list that they showed; calls and observations count as prompt."""
-    tools = [str(tool) for tool in rng.choice(teacher.ORDERING, size=n_calls)]
+    tools = [str(tool) for tool in rng.choice(teacher.LIST_TOOLS, size=n_calls)]
     if len(prompt) > 10 and n_calls > 1:  # whole worlds: something else may stand between the lists
         tools[int(rng.integers(n_calls - 1))] = str(rng.choice(list(TOOLS)))
     script = teacher.scripted_calls(world, rng, tools)

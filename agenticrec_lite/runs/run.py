@@ -209,8 +209,8 @@ def _settle(folder: Path, config: dict[str, Any]) -> None:
         old, new = _flat(read_config(folder)), _flat(config)
         differing = [key for key in old | new if old.get(key) != new.get(key)]
         if differing:
-            told = ", ".join(f"{key} was {old.get(key)}, now {new.get(key)}" for key in differing[:5])
-            raise UserError(f"{folder} holds another run ({told}); choose another folder or delete that one.")
+            changes = ", ".join(f"{key} was {old.get(key)}, now {new.get(key)}" for key in differing[:5])
+            raise UserError(f"{folder} holds another run ({changes}); choose another folder or delete that one.")
     else:
         text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
         with replacing(path) as temporary:

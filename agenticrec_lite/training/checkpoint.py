@@ -24,7 +24,7 @@ from agenticrec_lite.errors import UserError
 from agenticrec_lite.runs import Run, processes, read_metrics, replacing
 from agenticrec_lite.runs.files import remove
 
-KEPT = 2
+CHECKPOINTS_KEPT = 2
 
 
 class Checkpoints(TrainerCallback):
@@ -79,7 +79,7 @@ class Checkpoints(TrainerCallback):
         text = json.dumps(state)
         with replacing(self.folder / f"{step}.safetensors") as temporary:
             save_file(tensors, temporary, {"state": text, "sha256": _checksum(text, tensors)})
-        for path in self._paths()[KEPT:]:
+        for path in self._paths()[CHECKPOINTS_KEPT:]:
             path.unlink()
 
     def _paths(self) -> list[Path]:

@@ -89,8 +89,8 @@ class ListwiseGRPOTrainer(GRPOTrainer):
         self.chat = ChatFormat.of(policy.tokenizer, policy.brief)
         self.sampling = sampling or Sampling.of(agent, settings["temperature"])
         self.trajectories, self.history = [], checkpoints.history if checkpoints else []
-        told = {"desc": stage.upper(), "unit": "step", "disable": not processes.is_main()}
-        self.bar = tqdm(total=settings["steps"], initial=len(self.history), **told)
+        about = {"desc": stage.upper(), "unit": "step", "disable": not processes.is_main()}
+        self.bar = tqdm(total=settings["steps"], initial=len(self.history), **about)
         self.by_turns = agent.get("engine") == "vllm" and vllm_here(policy.model)
         more = vllm_arguments(agent, self.chat, questions) if self.by_turns else {}
         dtype = str(policy.model.dtype).removeprefix("torch.")
