@@ -27,7 +27,6 @@ from agenticrec_lite.data.toystore_world import (
     STEPS,
     World,
     draw_chart,
-    kinds_after,
 )
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.evaluation.bayes import (
@@ -376,12 +375,12 @@ def tiny_world(seed: int) -> World:
 
 
 def tiny_mood(seed: int) -> World:
-    """The same with a chart over all families, and of ratings only 2 and 5 stars."""
+    """The same with a chart over all families, only 2 and 5 stars, and other kinds after every number of stars."""
     rng = np.random.default_rng(seed + 100)
     ratings = np.zeros((4, 5))
     ratings[:, [1, 4]] = rng.dirichlet(np.ones(2), 4)
     chart = rng.dirichlet(np.ones(3))
-    return replace(tiny_world(seed), ratings=ratings, chart=chart, kind_after=kinds_after(0.8))
+    return replace(tiny_world(seed), ratings=ratings, chart=chart, kind_after=rng.dirichlet(np.ones(2), 6))
 
 
 def joint(world: World, items, ratings, last=None) -> float:
@@ -459,7 +458,7 @@ def test_the_kind_of_the_next_step_is_exact(ratings):
     ])  # fmt: skip
     np.testing.assert_allclose(kind_probabilities(world, history, ratings), exact / exact.sum(), rtol=1e-10)
     if not math.isnan(ratings[-1]):  # then it depends on the last rating alone
-        assert kind_probabilities(world, history, ratings)[CHART] == pytest.approx(0.8 if ratings[-1] == 2 else 0.2)
+        np.testing.assert_allclose(exact / exact.sum(), world.kind_after[int(ratings[-1])])
 
 
 @pytest.mark.parametrize("before, after", [(1, 1), (2, 0)])
