@@ -36,7 +36,8 @@ KEPT_PER_TOKEN = {
 BACKWARD = {"float32": 0.85, "bfloat16": 0.5, "float16": 0.5}
 # Of what a layer keeps: what a CPU's heap loses, in fp32 with checkpointing, to gaps between what stays and what goes.
 # Measured at 5 layers (nothing) and at 30; a line between. Blocks of MAPPED_BLOCK bytes or more leave none, and other
-# blocks leave none with MALLOC_MMAP_THRESHOLD_=1048576 (smol then grew by 2.3 GB and not 4.2, for a sixth more CPU time).
+# blocks leave none with MALLOC_MMAP_THRESHOLD_=1048576
+# (smol then grew by 2.3 GB and not 4.2, for a sixth more CPU time).
 HEAP_GAPS, MAPPED_BLOCK = 0.55, 2**25
 LOGIT_COPIES = 5  # copies of a chunk of logits in fp32: scaled, log-softmax, softmax, their product, and the gradient
 LIBRARIES = {True: 0.6e9, False: 0.18e9}  # libraries at their first use, on a GPU and on a CPU
