@@ -19,6 +19,7 @@ from agenticrec_lite.agent.episodes import Group, Sampling, enough_memory
 from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.policy import base_model, merged
+from agenticrec_lite.runs import threads
 
 MEMORY_SETTINGS = "agent.batch_rows or agent.max_completion_tokens"
 
@@ -130,7 +131,9 @@ class Batch:
                     self.cache.put(writing, cache)
                 writing = writing[going]
                 cache, going = self.cache.take(writing), going[going]
-            logits = self.head(self._forward(tokens[writing, i : i + 1], cache, self.lengths[writing])[:, -1]).float()
+            with threads.timed(f"a token for {len(writing)} rows"):
+                states = self._forward(tokens[writing, i : i + 1], cache, self.lengths[writing])
+                logits = self.head(states[:, -1]).float()
             self.lengths[writing] += going  # a row that has ended writes into one slot for ever, unseen
         if cache is not self.cache:
             self.cache.put(writing, cache)
@@ -201,8 +204,9 @@ def rollout(
     model.eval()
     batch, waiting = Batch(model, chat, sampling, generator), deque(groups)
     bar = tqdm(total=sum(len(g.environments) for g in groups), desc=progress, disable=progress is None, leave=False)
+    merging = merged(model) if sampling.merge else nullcontext()
     try:
-        with enough_memory("rollouts", MEMORY_SETTINGS), bar, merged(model) if sampling.merge else nullcontext():
+        with enough_memory("rollouts", MEMORY_SETTINGS), threads.chosen(), bar, merging:
             while batch.rows or waiting:
                 if admitted := _fitting(waiting, sampling.batch_rows, len(batch.rows)):
                     batch.admit(admitted)

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.recommenders.base import Recommender
+from agenticrec_lite.runs import threads
 
 SCORING_BATCH = 512
 # Items of the largest catalogue that is learnt with the full softmax, and on the CPU, so that its figures are the same
@@ -109,7 +110,9 @@ class SequentialRecommender(Recommender):
         self.shape = shape
 
     def fit(self, interactions: pd.DataFrame, n_items: int, seed: int = 0) -> Self:
-        """Trains from scratch; on the CPU, the same seed and number of torch threads give the same network.
+        """Trains from scratch; on the CPU, the same seed and a set number of torch threads give the same network.
+
+        Where the number is not set, `runs.threads` chooses it.
 
         Raises:
             UserError: no user has two interactions, so that nothing follows anything.
@@ -123,7 +126,7 @@ class SequentialRecommender(Recommender):
         self.losses = []
         self.__dict__.pop("item_embeddings", None)
         on_gpu = n_items > FULL_SOFTMAX and torch.cuda.is_available()
-        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if on_gpu else []):
+        with threads.chosen(), torch.random.fork_rng(devices=[torch.cuda.current_device()] if on_gpu else []):
             torch.manual_seed(seed)
             self.network = self.network_type(n_items, **self.shape)
             counts = torch.from_numpy(np.bincount(interactions["item"], minlength=n_items))
@@ -142,12 +145,13 @@ class SequentialRecommender(Recommender):
         losses = []
         for start in range(0, len(cuts), self.batch_size):
             windows = sequences.windows(cuts[start : start + self.batch_size], self.max_length)
-            loss = self.network.loss(torch.from_numpy(windows).to(self.network.seen.device))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
+            with threads.timed("a batch of a recommender", len(windows)):
+                loss = self.network.loss(torch.from_numpy(windows).to(self.network.seen.device))
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                losses.append(loss.item())
         return float(np.mean(losses))
 
     @cached_property

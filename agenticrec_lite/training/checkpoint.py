@@ -1,5 +1,7 @@
 """Checkpoints of a training stage: one that is cut off goes on, bit for bit as if it had not been.
 
+Bit for bit holds on the same machine with a set number of threads, such as OMP_NUM_THREADS=1 (see `runs.threads`).
+
     checkpoints/rta_steps/12.safetensors    after step 12: adapter, Adam's moments, schedule, random generators,
                                             in fp16 the scale of the loss
 
@@ -21,7 +23,7 @@ from safetensors.torch import save_file
 from transformers import TrainerCallback
 
 from agenticrec_lite.errors import UserError
-from agenticrec_lite.runs import Run, processes, read_metrics, replacing
+from agenticrec_lite.runs import Run, processes, read_metrics, replacing, threads
 from agenticrec_lite.runs.files import remove
 
 CHECKPOINTS_KEPT = 2
@@ -128,10 +130,11 @@ def check_adapter(run: Run, stage: str) -> None:
 def check_resumed(run: Run, stages: Sequence[str]) -> None:
     """Say what differs from when the run began, and what it has lost; remove checkpoints of finished stages.
 
-    Another number of threads adds in another order: the last digits differ, then a sampled token, then all else. With
-    another number of processes, each draws other rollouts.
+    Another number of threads adds in another order: the last digits differ, then a sampled token, then all else. So a
+    run goes on bit for bit where the number is set, and not where it is chosen while running ("1 or 2"). With another
+    number of processes, each draws other rollouts.
     """
-    now = {"threads": torch.get_num_threads(), "device": "cuda" if torch.cuda.is_available() else "cpu"}
+    now = {"threads": threads.description(), "device": "cuda" if torch.cuda.is_available() else "cpu"}
     now["processes"] = processes.count()
     began = now | {"processes": 1} | run.result.get("computed_with", now)  # an earlier version knew of one only
     if began != now:

@@ -28,7 +28,7 @@ from agenticrec_lite.agent.vllm_engine import rollout_by_turns, vllm_here
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.policy import Policy, fp32_adapter
 from agenticrec_lite.rewards import group_advantages
-from agenticrec_lite.runs import Run, processes
+from agenticrec_lite.runs import Run, processes, threads
 from agenticrec_lite.tools import tools_of
 from agenticrec_lite.training.arguments import average_gradients, grpo_config, vllm_arguments
 from agenticrec_lite.training.checkpoint import Checkpoints
@@ -106,6 +106,11 @@ class ListwiseGRPOTrainer(GRPOTrainer):
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
         fp32_adapter(self.model)  # trl makes the adapter of a quantised base bf16, where small updates round away
+
+    def train(self, *args, **kwargs):
+        """All steps. Updates compute with the number of threads that the rollouts before them found best."""
+        with threads.chosen():
+            return super().train(*args, **kwargs)
 
     def _rollout(self, prompts: list, trainer) -> dict:
         """trl's rollout hook. Prompts arrive repeated group_size times; only the task id in them is used."""

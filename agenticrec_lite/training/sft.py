@@ -10,7 +10,7 @@ from trl import SFTTrainer
 from agenticrec_lite.agent.scoring import action_logprobs, pad
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.policy import fp32_adapter
-from agenticrec_lite.runs import Run, processes
+from agenticrec_lite.runs import Run, processes, threads
 from agenticrec_lite.training.arguments import average_gradients
 
 
@@ -47,8 +47,14 @@ class DemonstrationTrainer(SFTTrainer):
             logprobs, _ = action_logprobs(self.accelerator.unwrap_model(model), *parts)
         return -logprobs.sum() / num_items_in_batch * processes.count()
 
-    def training_step(self, *args, **kwargs):
-        loss = super().training_step(*args, **kwargs)
+    def train(self, *args, **kwargs):
+        """All steps."""
+        with threads.chosen():
+            return super().train(*args, **kwargs)
+
+    def training_step(self, model, inputs, *args, **kwargs):
+        with threads.timed("supervised fine-tuning", int(inputs["attention_mask"].sum())):
+            loss = super().training_step(model, inputs, *args, **kwargs)
         if self.accelerator.sync_gradients:
             average_gradients(self.model)
         return loss
