@@ -385,3 +385,26 @@ def test_a_reader_gets_the_configuration_without_the_lock(tmp_path):
         assert read_config(tmp_path / "run") == CONFIG
     with pytest.raises(UserError, match="config.yaml"):
         read_config(tmp_path)
+
+
+def test_the_peak_of_memory_is_known_on_windows_too(monkeypatch):
+    """There is no module `resource` there; psutil says it."""
+    import builtins
+    from types import SimpleNamespace
+
+    import psutil
+
+    from agenticrec_lite.runs import peak_rss_mb
+
+    real = builtins.__import__
+
+    def without_resource(name, *rest):
+        if name == "resource":
+            raise ModuleNotFoundError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr("sys.platform", "win32")
+    monkeypatch.setattr(builtins, "__import__", without_resource)
+    memory = SimpleNamespace(peak_wset=2.5e9)
+    monkeypatch.setattr(psutil, "Process", lambda: SimpleNamespace(memory_info=lambda: memory))
+    assert peak_rss_mb() == 2500.0

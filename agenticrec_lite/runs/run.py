@@ -17,7 +17,6 @@ that train together the first writes; the others keep the same record in memory.
 import csv
 import platform
 import re
-import resource
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -266,6 +265,12 @@ def read_trajectories(folder: str | Path, stage: str | None = None) -> Iterator[
 
 def peak_rss_mb() -> float:
     """The most memory this process has held resident so far, in MB (10^6 bytes)."""
+    if sys.platform == "win32":
+        import psutil
+
+        return round(psutil.Process().memory_info().peak_wset / 1e6, 1)
+    import resource  # not there on Windows
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e6, 1)
 
