@@ -68,6 +68,7 @@ class Broken:
 
 def pin_threads() -> None:
     """As many threads as the machine has cores, in every arm alike."""
+    os.environ["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))  # or the package would choose a number itself
     torch.set_num_threads(len(os.sched_getaffinity(0)))
 
 
