@@ -181,7 +181,9 @@ def on_a_gpu(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "setting", ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "WORLD_SIZE", set_by_torch, on_a_gpu], ids=str
+    "setting",
+    ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "WORLD_SIZE", set_by_torch, on_a_gpu],
+    ids=["OMP_NUM_THREADS", "MKL_NUM_THREADS", "WORLD_SIZE", "torch", "gpu"],
 )
 def test_what_the_user_has_set_stays(free, setting):
     free.setenv(setting, "2") if isinstance(setting, str) else setting(free)
