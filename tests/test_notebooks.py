@@ -246,3 +246,9 @@ def notebook_of(text: str, code: str = "x = 1", output: str = "") -> list[dict]:
 )
 def test_stale_numbers_are_found(text, code, output, lost):
     assert unfounded(notebook_of(text, code, output)) == lost
+
+
+def test_what_a_reader_brings_fits_into_twelve_lines():
+    for cell in cells_of(FOLDER / "09_make_it_yours.ipynb", "code"):
+        if "colab" not in cell.get("id", ""):
+            assert len(source(cell).splitlines()) <= 12, source(cell)

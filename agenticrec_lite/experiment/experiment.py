@@ -28,6 +28,7 @@ from agenticrec_lite.training.checkpoint import check_adapter, check_resumed
 
 FROZEN = "frozen"
 REMEMBERED = 6  # fits of this process that another experiment on the same data and seed takes over
+LARGE = 1_000_000  # interactions from which on only those of one experiment are remembered
 _FITTED: dict[tuple, EvidenceSource] = {}
 STAGES = ("warm_start", "sft", "rta", "ppr")  # that train, in this order; each goes on from the last finished before it
 
@@ -74,7 +75,7 @@ class Experiment:
             source = _FITTED.pop(key, None)
             source = source or self.extensions.evidence(self.log, rows, self.seed, neighbours=neighbours)
         _FITTED[key] = source
-        while len(_FITTED) > REMEMBERED:
+        while len(_FITTED) > (REMEMBERED if len(self.log.interactions) < LARGE else 2):
             _FITTED.pop(next(iter(_FITTED)))
         tools = {tool.__name__: tool for tool in self.extensions.tools}
         return source if tools == TOOLS else WithTools(source, tools)
