@@ -173,8 +173,9 @@ def test_overwriting_is_found():
     assert not overwritten(source + "self.a = 1\nrows['a'] = 2\nx = TOOLS['a']\nfound.update(x)")
 
 
-# What is set here belongs to torch and to trl, whose objects have no other way in.
+# What is set here belongs to trl, whose object has no other way in, and to the environment of the process itself.
 ALLOWED = {
+    "benchmarks/workload.py": {"os.environ['OMP_NUM_THREADS']"},
     "benchmarks/arms.py": {"trainer.max_tool_calling_iterations"},
 }
 

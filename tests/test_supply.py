@@ -216,8 +216,8 @@ def test_an_archive_cannot_write_outside_its_folder(tmp_path, monkeypatch):
 def test_the_package_takes_archives_apart_in_one_place_only():
     """`extractall` and its like would trust the archive's paths."""
     sources = {path: path.read_text(encoding="utf-8") for path in (ROOT / "agenticrec_lite").rglob("*.py")}
-    for word in (".extractall(", ".extract(", "unpack_archive(", "tarfile"):
-        assert not [path.name for path, text in sources.items() if word in text], word
+    for word in (r"\.extractall\(", r"(?<!\.str)\.extract\(", r"unpack_archive\(", "tarfile"):  # .str.extract: pandas
+        assert not [path.name for path, text in sources.items() if re.search(word, text)], word
 
 
 def test_every_weight_file_is_loaded_as_safetensors():
