@@ -21,7 +21,7 @@ ROOMS = [
 OUTSIDE = [*sorted(ROOT.glob("studies/*.py")), *sorted(ROOT.glob("benchmarks/*.py"))]
 
 # Written as patterns, so that this file does not match itself.
-HOSTS = ("pypi org", "pythonhosted org", "download pytorch org", "npmjs org", "deb debian org")
+HOSTS = ("pypi org", "python" + "hosted org", "download pytorch org", "npmjs org", "deb debian org")
 REGISTRY_HOSTS = re.compile("|".join(host.replace(" ", r"\.") for host in HOSTS))
 MACHINE_PATHS = re.compile(r"(?<![\w.~$}<])/(?:work|root|tmp|opt|home/\w+|Users/\w+)(?:/|\b)")
 PICKLES = re.compile(
