@@ -1,12 +1,15 @@
 """The ranking environment: a policy's turn goes in, an observation or the end comes out."""
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import dataclass, field, replace
 
 from agenticrec_lite.agent.protocol import parse_turn
 from agenticrec_lite.agent.trajectory import Step
 from agenticrec_lite.tools import TaskContext, call_tool, tools_of
+from agenticrec_lite.tools.registry import ERROR
 
 MAX_CALLS = 10
+ASKED = "Nothing new: this has been asked before."
 
 
 @dataclass
@@ -14,7 +17,7 @@ class RankingEnvironment:
     """One task with its tools, the call budget and the record of what happened.
 
     Attributes:
-        context: What the tools can say.
+        context: What the tools can say; a copy of the given one, which notes the lists that this trajectory was shown.
         kind: Of the question: "rank", or "more" / "less" for a pair.
         max_calls: The call after the last allowed one ends the trajectory as "over_budget".
         steps, answer, outcome, n_calls: The record; `outcome` stays None while the trajectory goes on.
@@ -27,6 +30,10 @@ class RankingEnvironment:
     answer: list[int] | str | None = None
     outcome: str | None = None
     n_calls: int = 0
+    _answered: set[str] = field(default_factory=set, repr=False)  # calls that have had an answer
+
+    def __post_init__(self):
+        self.context = replace(self.context, shown={})
 
     def step(self, text: str) -> str | None:
         """Take one turn of the policy.
@@ -52,8 +59,18 @@ class RankingEnvironment:
         if self.n_calls >= self.max_calls:
             return self._end("over_budget")
         self.n_calls += 1
-        observation = call_tool(turn.tool, turn.arguments, self.context)
+        observation = self._call(turn.tool, turn.arguments)
         self.steps.append(Step("observation", observation, turn.tool))
+        return observation
+
+    def _call(self, tool: str, arguments: dict) -> str:
+        """A tool's observation. The same question has the same answer, which is not said twice; errors are."""
+        asked = json.dumps([tool, arguments], sort_keys=True)
+        if asked in self._answered:
+            return ASKED
+        observation = call_tool(tool, arguments, self.context)
+        if not observation.startswith(ERROR):
+            self._answered.add(asked)
         return observation
 
     def cut(self, text: str) -> None:

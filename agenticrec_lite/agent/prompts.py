@@ -28,7 +28,7 @@ def system_prompt(brief: bool, tools: Mapping[str, Callable[..., str]] = TOOLS) 
     if brief:
         return f"Tools:\n{listed}"
     name, argument = next(
-        ((name, next(iter(parameters(tool)))) for name, tool in reversed(tools.items()) if parameters(tool)),
+        ((name, next(iter(parameters(tool)))) for name, tool in tools.items() if parameters(tool)),
         (next(iter(tools)), None),
     )
     return (
@@ -39,20 +39,19 @@ def system_prompt(brief: bool, tools: Mapping[str, Callable[..., str]] = TOOLS) 
     )
 
 
-def task_prompt(context: TaskContext, kind: str = "rank", pair: tuple[int, int] | None = None) -> str:
+def task_prompt(context: TaskContext, kind: str = "rank") -> str:
     """History, candidates and the question.
 
     Args:
-        context: The task.
-        kind: "rank", or "more" / "less" likely for a pair.
-        pair: Candidate numbers shown as A and B, for the pair-wise questions.
+        context: The task; of a pair-wise question, with its pair, which alone is shown.
+        kind: "rank", or which of a pair is "more" / "less" likely.
     """
     history = "\n".join(f"h{i + 1}. {escape(card.title)}" for i, card in enumerate(context.history))
-    candidates = "\n".join(f"{i + 1}. {escape(card.title)}" for i, card in enumerate(context.candidates))
+    candidates = "\n".join(f"{name}. {escape(context.candidates[i].title)}" for i, name in context.labels.items())
     if kind == "rank":
         ask = f"Rank the {TOP} best candidates, best first: {write_answer('[n, ...]')}"
     else:
-        ask = f"Which is {kind.upper()} likely the next item? A: {pair[0]} B: {pair[1]}"
+        ask = f"Which is {kind.upper()} likely the next item, A or B? {write_answer('A or B')}"
     return f"History, oldest first:\n{history}\nCandidates:\n{candidates}\n{ask}"
 
 
@@ -111,11 +110,9 @@ class ChatFormat:
             )
         return cls(tokenizer, brief, between.removeprefix(end), after, tokenizer.eos_token_id)
 
-    def prompt_ids(
-        self, context: TaskContext, kind: str = "rank", pair: tuple[int, int] | None = None
-    ) -> list[int]:
+    def prompt_ids(self, context: TaskContext, kind: str = "rank") -> list[int]:
         """Token ids of a task's prompt, up to the place where the policy begins."""
-        system, user = system_prompt(self.brief, tools_of(context)), task_prompt(context, kind, pair)
+        system, user = system_prompt(self.brief, tools_of(context)), task_prompt(context, kind)
         messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
         text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         return self.tokenizer.encode(text, add_special_tokens=False)

@@ -14,10 +14,9 @@ class Question:
 
     Attributes:
         task_id: Of the ranking task, with a suffix for pair-wise questions.
-        context: Tools.
+        context: Tools; of a pair-wise question, with its pair.
         kind: "rank", "more" or "less".
         right: The positive's candidate number, or "A" / "B".
-        pair: Candidate numbers behind A and B.
         candidates: Item codes, for the log.
     """
 
@@ -25,10 +24,9 @@ class Question:
     context: TaskContext
     kind: str
     right: int | str
-    pair: tuple[int, int] | None = None
     candidates: tuple[int, ...] = ()
 
     def group(self, chat: ChatFormat, copies: int, max_calls: int) -> Group:
         """Its prompt, with a fresh environment for each of so many rollouts."""
         environments = [RankingEnvironment(self.context, self.kind, max_calls) for _ in range(copies)]
-        return Group(self.task_id, chat.prompt_ids(self.context, self.kind, self.pair), environments)
+        return Group(self.task_id, chat.prompt_ids(self.context, self.kind), environments)

@@ -1,16 +1,16 @@
-"""Scripted teachers: what nano is shown in generated worlds.
+"""Scripted teachers: what nano is shown in generated worlds, and other models in a warm start.
 
-A teacher calls random tools in random order, and then ranks by one of the orders it has been shown, or keeps the
-(random) given order if it has seen none. Which tool is worth asking, and which list is worth following, is left for
-reinforcement learning to find out. A policy that learnt from teachers without any preference would call one tool and
-answer when it decodes greedily, and which tool that is would be the luck of the seed (2 in 7: the right one). So in
-the last lessons the teachers have a habit: they ask about the user and the items more often than for lists.
+A teacher calls random tools in random order, gives the lists that it has been shown random weights and lets
+weigh_evidence add them up, or follows one of them; then it answers in the order that it says it follows. Which tool is
+worth asking, and what its list is worth, is left for reinforcement learning to find out.
+
+A policy that learnt from teachers without any preference would do by chance what it does when it decodes greedily. So
+that there is something to unlearn, and the same for every seed, nano's last teachers have a bad habit: HABIT.
 """
 
 import inspect
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,151 +18,175 @@ from agenticrec_lite.agent.environment import RankingEnvironment
 from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.protocol import TOP, write_answer, write_call
 from agenticrec_lite.agent.trajectory import Trajectory
-from agenticrec_lite.tools import TOOLS, TaskContext, call_tool, tools_of
-from agenticrec_lite.tools.context import label
+from agenticrec_lite.tools import TaskContext, tools_of
+from agenticrec_lite.tools.behavior import describe_last_rating
+from agenticrec_lite.tools.lists import HIGHEST, WEIGHED
 from agenticrec_lite.tools.registry import accepted, parameters
-from agenticrec_lite.tools.text import escape, shown_scores
+from agenticrec_lite.tools.text import escape
 
-# A list as `text.ordered_candidates` writes it, after its name: "Candidates by last taken: 7:88, 3:81, ..."
-_SHOWN_LIST = re.compile(r"^Candidates by (?P<source>[^:\n]+): (?P<pairs>\d+:\d+(?:, \d+:\d+)*)$", re.M)
-OWN = 4.0
-LIST_TOOLS = ("get_similar_users", "get_similar_items")  # tools that list the candidates in order
+WEIGH = "weigh_evidence"
+WEIGHS = (0.25, 0.8)  # probability that a teacher weighs one list, or several, where there is the tool for it
 
 
-@dataclass
-class Script:
-    """The turns of one scripted trajectory, and the raw scores behind what its calls brought to light, by source."""
+@dataclass(frozen=True)
+class Habit:
+    """What teachers prefer.
 
-    turns: list[str]
-    seen: dict[str, np.ndarray]
-
-
-def some_tools(
-    rng: np.random.Generator, n_calls: int, tools: Sequence[str] = tuple(TOOLS), favour: float = 1.0
-) -> list[str]:
-    """Different tools in random order; those that list no candidates are drawn `favour` times as often.
-
-    A tool of the user's own is drawn OWN times as often: the policy has yet to learn its name.
+    Attributes:
+        ask: How often they call a tool, relative to 1 for one that is not named here.
+        weights: By list, the probabilities of the weights 0..3; even ones for a list that is not named here.
+        weighs: As WEIGHS.
     """
-    own = np.array([OWN if tool not in TOOLS else 1.0 for tool in tools])
-    if favour == 1 and (own == 1).all():
-        return rng.choice(list(tools), size=n_calls, replace=False).tolist()
-    weights = own * [1.0 if tool in LIST_TOOLS or tool not in TOOLS else favour for tool in tools]
-    return rng.choice(list(tools), size=n_calls, replace=False, p=weights / weights.sum()).tolist()
+
+    ask: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    weighs: tuple[float, float] = WEIGHS
 
 
-def scripted_calls(context: TaskContext, rng: np.random.Generator, tools: Sequence[str]) -> Script:
-    """Calls of the given tools with random arguments, now and then a wrong one."""
-    script = Script([], {})
-    for name in tools:
-        if tools_of(context)[name] is not TOOLS.get(name):
-            _call_own(name, context, rng, script)
+_GOOD, _BAD = (0.3, 0.4, 0.2, 0.1), (0.1, 0.15, 0.25, 0.5)
+NO_HABIT = Habit()
+HABIT = Habit(  # on most data these three say least of what is taken next
+    ask={"get_user_profile": 1.6, "candidates_analyze": 1.6, "get_rating_behavior": 1.6, "item_info_search": 0.4},
+    weights={"users": _GOOD, "items": _GOOD, "session": _GOOD, "profile": _BAD, "popularity": _BAD, "ratings": _BAD},
+    weighs=(0.5, 0.9),
+)
+
+
+class Mistake(str):
+    """A turn that is played, so that its consequence is seen, and not learnt from."""
+
+
+Script = Callable[[RankingEnvironment], Iterable[str]]  # turns, each made when the one before has been answered
+
+
+def some_tools(rng: np.random.Generator, n: int, tools: Sequence[str], habit: Habit = NO_HABIT) -> list[str]:
+    """At most n different tools in random order, the calculator not among them."""
+    names = [name for name in tools if name != WEIGH]
+    often = np.array([habit.ask.get(name, 1.0) for name in names])
+    return rng.choice(names, size=min(n, len(names)), replace=False, p=often / often.sum()).tolist()
+
+
+def demonstration(rng: np.random.Generator, n_calls: int, habit: Habit = NO_HABIT, mistakes: float = 0.0) -> Script:
+    """A script that calls tools, weighs, and answers.
+
+    Args:
+        rng: Source of everything random.
+        n_calls: Calls before the calculator's.
+        habit: What the teacher prefers.
+        mistakes: Probability of a mistake before each call.
+    """
+
+    def turns(environment: RankingEnvironment) -> Iterator[str]:
+        context = environment.context
+        called: list[str] = []
+        for name in some_tools(rng, n_calls, list(tools_of(context)), habit):
+            if rng.random() < mistakes:
+                yield a_mistake(context, rng, called)
+            called.append(write_call(name, some_arguments(name, context, rng)))
+            yield called[-1]
+        yield from conclusion(environment, rng, habit)
+
+    return turns
+
+
+def some_arguments(name: str, context: TaskContext, rng: np.random.Generator) -> dict:
+    """Arguments for a tool: an item by its number, now and then by its title; most lists are of the whole history."""
+    known = parameters(tools_of(context)[name])
+    if name == "get_similar_items" and rng.random() < 0.75:
+        return {}
+    given: dict = {}
+    for argument, parameter in known.items():
+        kind = accepted(parameter)[0]
+        if kind is not str:
+            if parameter.default is inspect.Parameter.empty:
+                given[argument] = kind(rng.integers(1, len(context.candidates) + 1))
             continue
-        script.turns.append(write_call(name, _arguments(name, context, rng, script), f"I ask {name}."))
-    return script
-
-
-def _call_own(name: str, context: TaskContext, rng: np.random.Generator, script: Script) -> None:
-    """A call of a tool of the user's own: required arguments are drawn, and a list that it shows can be followed."""
-    drawn, n = {}, len(context.candidates)
-    for argument, parameter in parameters(tools_of(context)[name]).items():
-        if parameter.default is inspect.Parameter.empty:
-            kind = accepted(parameter)[0]
-            drawn[argument] = str(rng.integers(1, n + 1)) if kind is str else kind(rng.integers(1, n + 1))
-    script.turns.append(write_call(name, drawn, f"I ask {name}."))
-    for match in _SHOWN_LIST.finditer(call_tool(name, drawn, context)):
-        numbers = [int(pair.split(":")[0]) for pair in match["pairs"].split(", ")]
-        if sorted(numbers) == list(range(1, n + 1)):
-            scores = np.empty(n)
-            scores[np.array(numbers) - 1] = -np.arange(n)
-            script.seen[match["source"]] = scores
-
-
-def _arguments(name: str, context: TaskContext, rng: np.random.Generator, script: Script) -> dict:
-    if name == "candidates_analyze":
-        script.seen["popularity"] = np.log1p([float(card.count) for card in context.candidates])
-    if name == "get_similar_users":
-        script.seen["similar users"] = context.collaborative.similar_users().scores
-    if name == "get_similar_items" and rng.random() < 0.5:
-        script.seen["similar items"] = context.collaborative.similar_items(None).scores
-    elif name in ("get_similar_items", "item_info_search"):
-        argument = "item_title" if name == "get_similar_items" else "item_name"
-        if rng.random() < 0.03:
-            return {argument: f"h{rng.integers(11, 99)}"}
-        n = len(context.history)
-        place = ("h", int(rng.integers(n))) if rng.random() < 0.6 else ("c", int(rng.integers(len(context.candidates))))
-        if name == "get_similar_items":
-            script.seen[f"similarity to {label(place)}"] = context.collaborative.similar_items(place).scores
+        places = [("h", i) for i in range(len(context.history))] + [("c", i) for i in context.labels]
+        place = places[rng.integers(len(places))]
         title = escape(context.card(place).title)
-        short = len(title) <= 12 and context.find(title) == place and rng.random() < 0.2
-        return {argument: title if short else label(place)}
-    return {}
+        short = len(title) <= 12 and context.find(title) == place and rng.random() < 0.1
+        given[argument] = title if short else context.label(place)
+    return given
 
 
-def choose_sources(script: Script, rng: np.random.Generator) -> list[str]:
-    """Which evidence the teacher judges by: one source, two, or all; in the order seen."""
-    sources = list(script.seen)
-    if not sources:
-        return []
-    size = int(rng.choice([1, min(2, len(sources)), len(sources)]))
-    return sorted(rng.choice(sources, size=size, replace=False).tolist(), key=sources.index)
+def a_mistake(context: TaskContext, rng: np.random.Generator, called: Sequence[str]) -> Mistake:
+    """A call that has been made before, of an item that there is not, or of a list that has not been shown."""
+    wrong = rng.integers(3)
+    if wrong == 0 and called:
+        return Mistake(rng.choice(called))
+    if wrong == 1 and WEIGH in tools_of(context):
+        return Mistake(write_call(WEIGH, {"weights": f"{rng.choice(['taste', 'trend', 'luck'])} 2"}))
+    known = [name for name in ("item_info_search", "get_similar_items") if name in tools_of(context)]
+    if not known:
+        return Mistake(write_call(next(iter(tools_of(context))), {"nothing": 1}))
+    name = str(rng.choice(known))
+    return Mistake(write_call(name, {next(iter(parameters(tools_of(context)[name]))): f"h{rng.integers(11, 99)}"}))
 
 
-def follow(script: Script, source: str) -> str:
-    """The answer turn: the top ten in the order that a source showed."""
-    order = np.argsort(-script.seen[source], kind="stable") + 1
-    return write_answer(order[:TOP].tolist(), f"I follow {source}.")
+def conclusion(environment: RankingEnvironment, rng: np.random.Generator, habit: Habit = NO_HABIT) -> Iterator[str]:
+    """Weigh the lists that have been shown, or choose one of them, and answer."""
+    context, mood = environment.context, mood_of(environment)
+    lists = [name for name in context.shown if name != WEIGHED]
+    if not lists:
+        yield without_evidence(environment, rng)
+    elif WEIGH in tools_of(context) and rng.random() < habit.weighs[len(lists) > 1]:
+        weights = {name: int(rng.choice(HIGHEST + 1, p=habit.weights.get(name))) for name in lists}
+        if not any(weights.values()):
+            weights[str(rng.choice(lists))] = 1
+        text = ", ".join(f"{name} {weight}" for name, weight in weights.items())
+        yield write_call(WEIGH, {"weights": text}, f"{mood}I weigh {text}.")
+        yield follow(environment, WEIGHED)
+    else:
+        yield follow(environment, str(rng.choice(lists)), mood)
 
 
-def follow_each(script: Script) -> list[str]:
-    """An answer turn for each list that was shown; one that keeps the given order if there was none."""
-    listed = [source for source in script.seen if source != "popularity"]
-    if not listed:
-        return [write_answer(list(range(1, TOP + 1)), "I have no evidence, I keep the given order.")]
-    return [follow(script, source) for source in listed]
+def mood_of(environment: RankingEnvironment) -> str:
+    """What a thought says of the user's mood, if the tool that tells it has been asked."""
+    sentence = describe_last_rating(environment.context)
+    asked = any(step.kind == "observation" and sentence in step.text for step in environment.steps)
+    return f"User {sentence.split(': ')[1]} " if asked and ": " in sentence else ""
 
 
-def scripted_ranking(context: TaskContext, rng: np.random.Generator, tools: Sequence[str]) -> list[str]:
-    """All turns of a trajectory that calls `tools` and ends in a top ten by one of the lists it was shown."""
-    script = scripted_calls(context, rng, tools)
-    return [*script.turns, str(rng.choice(follow_each(script)))]
+def follow(environment: RankingEnvironment, name: str, mood: str = "") -> str:
+    """The answer turn by a list: its top ten; of a pair its first for MORE, its last for LESS."""
+    context, kind = environment.context, environment.kind
+    order = context.shown[name].order.tolist()
+    if kind == "rank":
+        answer: list[int] | str = order[:TOP]
+    else:
+        listed = [context.labels[number - 1] for number in order if number - 1 in context.labels]
+        answer = listed[0 if kind == "more" else -1]
+    return write_answer(answer, f"{mood}I follow {name}.")
 
 
-def scripted_pair(
-    context: TaskContext, rng: np.random.Generator, kind: str, pair: tuple[int, int], tools: Sequence[str]
-) -> list[str]:
-    """All turns of a trajectory that calls `tools` and ends in A or B: the higher summed score is the more likely."""
-    script = scripted_calls(context, rng, tools)
-    sources = choose_sources(script, rng)
-    if not sources:
-        return [*script.turns, write_answer(str(rng.choice(["A", "B"])), "I have no evidence, I guess.")]
-    a, b = pair[0] - 1, pair[1] - 1
-    shown = {source: shown_scores(script.seen[source]) for source in sources}
-    think = " ".join(f"{source}: A {scores[a]} B {scores[b]}." for source, scores in shown.items())
-    more = sum(int(scores[a] - scores[b]) for scores in shown.values())
-    first = rng.random() < 0.5 if more == 0 else (more > 0) == (kind == "more")
-    return [*script.turns, write_answer("A" if first else "B", think)]
+def without_evidence(environment: RankingEnvironment, rng: np.random.Generator) -> str:
+    """The answer turn of one who has been shown no list."""
+    if environment.kind == "rank":
+        n = min(TOP, len(environment.context.candidates))
+        return write_answer(list(range(1, n + 1)), "I have no evidence, I keep the given order.")
+    return write_answer(str(rng.choice(["A", "B"])), "I have no evidence, I guess.")
 
 
 def run_script(
-    turns: list[str], context: TaskContext, chat: ChatFormat, kind: str = "rank", prompt_ids=()
+    script: Script | Sequence[str], context: TaskContext, chat: ChatFormat, kind: str = "rank", prompt_ids=()
 ) -> Trajectory:
-    """Run scripted turns through the real environment and record them exactly as a rollout would be.
+    """Play a script in the real environment and record it exactly as a rollout would be.
 
     Args:
-        turns: Protocol texts; the last one answers.
+        script: Makes the turns as it goes; or the protocol texts themselves. The last one answers. A `Mistake` is
+            recorded as if the environment had written it.
         context, kind: The question.
         chat: Tokens.
         prompt_ids: Of the task's prompt.
     """
     environment = RankingEnvironment(context, kind)
     trajectory = Trajectory("scripted", 0, kind, list(prompt_ids))
-    for text in turns:
+    for text in script(environment) if callable(script) else script:
         observation = environment.step(text)
         action = chat.turn_ids(text)
         tokens = [] if observation is None else chat.observation_ids(observation)
         trajectory.completion_ids += action + tokens
-        trajectory.action_mask += [1] * len(action) + [0] * len(tokens)
+        trajectory.action_mask += [0 if isinstance(text, Mistake) else 1] * len(action) + [0] * len(tokens)
     trajectory.steps, trajectory.answer = environment.steps, environment.answer
     trajectory.outcome, trajectory.n_calls = environment.outcome, environment.n_calls
     return trajectory

@@ -1,6 +1,7 @@
 """Evaluate policies, baselines and the evidence ceiling on the same ranking tasks."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,7 +17,8 @@ from agenticrec_lite.data.tasks import RankingTask
 from agenticrec_lite.evaluation.metrics import ranks_from_scores, summarize
 from agenticrec_lite.recommenders.base import Recommender
 from agenticrec_lite.runs import processes
-from agenticrec_lite.tools import TaskContext
+from agenticrec_lite.tools import LISTS, TOOLS, TaskContext
+from agenticrec_lite.tools.profile import facts_in_common
 from agenticrec_lite.tools.text import standardise
 from agenticrec_lite.tools.toolbox import Toolbox
 
@@ -83,28 +85,28 @@ def summarize_trajectories(trajectories: Sequence[Trajectory], tasks: Sequence[R
     return summarize(trajectory_ranks(trajectories, tasks), users_of(tasks), valid, calls)
 
 
-def evidence_features(context: TaskContext) -> np.ndarray:
-    """Everything the tools can say about each candidate as numbers [C, F], standardised over the candidates.
+def list_scores(context: TaskContext) -> dict[str, np.ndarray]:
+    """The scores of the candidates [C] as the package's list tools show them, by list."""
+    context = replace(context, shown={}, pair=None)
+    for name, tool in TOOLS.items():
+        if name in LISTS:
+            tool(context)
+    return {name: context.shown[name].scores for name in LISTS.values()}
 
-    The two collaborative tools with and without arguments, popularity, mean rating, category match, year distance.
+
+def evidence_features(context: TaskContext) -> np.ndarray:
+    """What the tools can say about each candidate as numbers [C, F], standardised over the candidates.
+
+    The six lists, then three of single items of the history: of the last, of the last three, and the nearest of all.
     """
-    history, candidates = context.history, context.candidates
-    users = context.collaborative.similar_users().scores
-    by_item = np.stack([context.collaborative.similar_items(("h", i)).scores for i in range(len(history))])
-    tastes = [c for card in history for c in card.categories]
-    years = [card.year for card in history if card.year] or [0]
+    knowledge = context.collaborative
+    by_item = np.stack([knowledge.similar_items(("h", i)).scores for i in range(len(context.history))])
+    counts = np.log1p([float(card.count) for card in context.candidates])
+    ratings = [np.nan if card.rating is None else card.rating for card in context.candidates]
     columns = [
-        users,
-        context.collaborative.similar_items(None).scores,
-        by_item[-1],
-        by_item[-3:].sum(0),
-        by_item.max(0),
-        np.log1p([float(card.count) for card in candidates]),
-        [card.popularity for card in candidates],
-        [card.rating if card.rating is not None else 0.0 for card in candidates],
-        [sum(tastes.count(c) for c in card.categories) / (len(card.categories) or 1) for card in candidates],
-        [-abs((card.year or np.median(years)) - np.median(years)) for card in candidates],
-    ]
+        knowledge.similar_users().scores, knowledge.similar_items(None).scores, knowledge.next_items().scores,
+        facts_in_common(context), np.nan_to_num(ratings), counts, by_item[-1], by_item[-3:].sum(0), by_item.max(0),
+    ]  # fmt: skip
     return np.stack([standardise(column) for column in columns], axis=1)
 
 

@@ -1,6 +1,7 @@
 """Pair-wise questions as a measurement: both directions, both orders, the log-odds behind a letter, intervals."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ def four_questions(pair: HardNegative, context: TaskContext) -> list[Question]:
     """A pair in both directions and both orders: more AB, more BA, less AB, less BA; in AB the positive is A."""
     shown = (pair.positive, pair.negative)
     return [
-        Question(f"{pair.task_id}:{kind}:{order}", context, kind, "A" if same else "B", shown[::step])
+        Question(f"{pair.task_id}:{kind}:{order}", replace(context, pair=shown[::step]), kind, "A" if same else "B")
         for kind in ("more", "less")
         for order, step, same in (("AB", 1, kind == "more"), ("BA", -1, kind == "less"))
     ]

@@ -23,6 +23,7 @@ from agenticrec_lite.profiles import load_profile
 from agenticrec_lite.recommenders import Recommender
 from agenticrec_lite.runs import Run, open_run, processes, read_trajectories
 from agenticrec_lite.tools import TOOLS, TaskContext
+from agenticrec_lite.tools.lists import weigh_evidence
 from agenticrec_lite.training.arguments import check_settings
 from agenticrec_lite.training.checkpoint import check_adapter, check_resumed
 
@@ -78,6 +79,8 @@ class Experiment:
         while len(_FITTED) > (REMEMBERED if len(self.log.interactions) < LARGE else 2):
             _FITTED.pop(next(iter(_FITTED)))
         tools = {tool.__name__: tool for tool in self.extensions.tools}
+        if not self.profile["agent"]["weigh_evidence"]:
+            tools = {name: tool for name, tool in tools.items() if tool is not weigh_evidence}
         return source if tools == TOOLS else WithTools(source, tools)
 
     def tasks(self, part: str, n: int | None) -> Sequence[RankingTask]:
@@ -172,7 +175,7 @@ class Experiment:
 
 @dataclass
 class WithTools:
-    """Evidence whose contexts come with other tools than the paper's; all else is the evidence's own."""
+    """Evidence whose contexts come with other tools than the package's; all else is the evidence's own."""
 
     source: EvidenceSource
     tools: Mapping[str, Callable[..., str]]

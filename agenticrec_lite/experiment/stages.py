@@ -35,7 +35,7 @@ def play_logged(
     for trajectory, task in zip(trajectories, tasks, strict=True):
         trajectory.reward = experiment.extensions.rewarded(trajectory, task.positive)
     questions = {
-        task.task_id: Question(task.task_id, None, "rank", task.positive, None, task.candidates) for task in tasks
+        task.task_id: Question(task.task_id, None, "rank", task.positive, task.candidates) for task in tasks
     }
     run.rewind(stage)
     run.log_trajectories(trajectory_rows(trajectories, questions, stage, 0, experiment.seed))

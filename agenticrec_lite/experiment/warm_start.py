@@ -1,9 +1,9 @@
 """Warm start: supervised steps that teach a language model the protocol, before reinforcement learning.
 
 A model of 135 million parameters calls no tools when it is only told how; the paper's, of four billion, needs none of
-this. The demonstrations are scripted: a teacher calls tools at random and answers with one of the orders that it has
-been shown, or with the given one if it was shown none. It does not know the positive. Which tool is worth asking, and
-which list is worth following, is left for reinforcement learning to find.
+this. The demonstrations are scripted: a teacher calls tools at random, gives their lists random weights, and answers in
+the order that comes of it. It does not know the positive. Which tool is worth asking, and what its list is worth, is
+left for reinforcement learning to find.
 """
 
 from collections.abc import Callable
@@ -13,15 +13,14 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from agenticrec_lite.agent.prompts import ChatFormat
-from agenticrec_lite.agent.teacher import run_script, scripted_ranking, some_tools
+from agenticrec_lite.agent.teacher import demonstration, run_script
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.experiment.experiment import Experiment
 from agenticrec_lite.runs import processes
-from agenticrec_lite.tools import tools_of
 from agenticrec_lite.training.arguments import sft_config
 from agenticrec_lite.training.sft import DemonstrationTrainer, StepLog, as_row
 
-CALLS = (0.5, 0.3, 0.2)  # probability of 1, 2, 3 calls before the answer
+CALLS = (0.2, 0.4, 0.4)  # probability of 1, 2, 3 calls before the calculator's
 
 
 def warm_start(experiment: Experiment) -> None:
@@ -69,8 +68,6 @@ def demonstrations(experiment: Experiment, chat: ChatFormat, steps: int | None =
     for task, context in zip(tasks, experiment.early_toolbox.contexts(tasks), strict=True):
         prompt = chat.prompt_ids(context)
         for _ in range(copies):
-            turns = scripted_ranking(
-                context, rng, some_tools(rng, 1 + int(rng.choice(len(CALLS), p=CALLS)), list(tools_of(context)))
-            )
-            played.append(run_script(turns, context, chat, "rank", prompt))
+            script = demonstration(rng, 1 + int(rng.choice(len(CALLS), p=CALLS)))
+            played.append(run_script(script, context, chat, "rank", prompt))
     return played

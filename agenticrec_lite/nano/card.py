@@ -26,8 +26,12 @@ def write_log(path: Path, log: list[dict], every: int = 25) -> None:
             writer.writerow([part[-1]["step"], part[-1]["phase"], round(part[-1]["seconds"], 1), *means])
 
 
-def write_card(path: Path, recipe: dict, log: list[dict], marks: dict) -> None:
-    """The model card: what it is, how it was made, what it can do."""
+def write_card(path: Path, recipe: dict, log: list[dict], marks: dict, plain: dict) -> None:
+    """The model card: what it is, how it was made, what it can do with its habit and without."""
     made = "\n".join(f"| {name} | {value} |" for name, value in recipe.items())
-    can = "\n".join(f"| {name} | {value:.3f} |" for name, value in marks.items() if value is not None)
-    path.write_text(CARD.format(minutes=log[-1]["seconds"] / 60, made=made, can=can), encoding="utf-8")
+    rows = []
+    for kind, mark in marks.items():
+        figures = [mark["valid"], mark["exact"], mark["calls"], plain[kind]["valid"], plain[kind]["exact"]]
+        rows.append(f"| {kind} | " + " | ".join("-" if x is None else f"{x:.3f}" for x in figures) + " |")
+    text = CARD.format(minutes=log[-1]["seconds"] / 60, made=made, can="\n".join(rows))
+    path.write_text(text, encoding="utf-8")

@@ -1,7 +1,7 @@
-"""What a nano checkpoint can do: does it answer validly, and does it rank by the evidence that it says it ranks by?"""
+"""What a nano checkpoint can do: does it answer validly, and does it answer by the list that it says it follows?"""
 
-import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -9,52 +9,62 @@ import torch
 from agenticrec_lite.agent.environment import RankingEnvironment
 from agenticrec_lite.agent.episodes import Group, Sampling
 from agenticrec_lite.agent.prompts import ChatFormat
+from agenticrec_lite.agent.record import declared_answer
 from agenticrec_lite.agent.rollout import rollout
 from agenticrec_lite.agent.trajectory import Trajectory
-from agenticrec_lite.nano.worlds import random_world
-from agenticrec_lite.tools import TaskContext, ToolError
+from agenticrec_lite.nano.lessons import MOST_CANDIDATES
+from agenticrec_lite.nano.worlds import N_CANDIDATES, random_world, with_other_tools
+from agenticrec_lite.tools import TaskContext
 
-_SOURCE = re.compile(r"I follow (similar users|similar items|similarity to h?\d+)\.")
-
-
-def declared_ranking(trajectory: Trajectory, context: TaskContext) -> list[int] | None:
-    """The order of candidates that the last thought says it follows; None if it names none, or one that cannot be."""
-    thoughts = [step.text for step in trajectory.steps if step.kind == "think"]
-    match = _SOURCE.search(thoughts[-1]) if thoughts else None
-    scores = None if match is None else _scores(match[1], context)
-    return None if scores is None else (np.argsort(-scores, kind="stable") + 1).tolist()
+KINDS = ("usual", "other tools", "long titles", "many candidates", "pairs")  # kinds of worlds in the exam
 
 
-def _scores(source: str, context: TaskContext) -> np.ndarray | None:
-    if source == "similar users":
-        return context.collaborative.similar_users().scores
-    try:
-        place = None if source == "similar items" else context.find(source.removeprefix("similarity to "))
-    except ToolError:
-        return None
-    return context.collaborative.similar_items(place).scores
-
-
-def exam(model, chat: ChatFormat, n: int = 256, seed: int = 10_007) -> dict:
-    """Sample one trajectory in each of n worlds that were not trained on.
+def exam(model, chat: ChatFormat, n: int = 128, seed: int = 10_007, temperature: float = 1.0) -> dict:
+    """Play n worlds of each kind that were not trained on.
 
     Returns:
-        valid: share of valid answers; follow_exact: share of those naming a list that are its first ten;
-        follow_first: share with its first place; n_follow: how many named one.
+        Marks as of `marks`, by kind of world.
     """
     rng = np.random.default_rng(seed)
-    worlds = [random_world(rng) for _ in range(n)]
-    groups = [Group(str(i), chat.prompt_ids(world), [RankingEnvironment(world)]) for i, world in enumerate(worlds)]
-    played = rollout(model, chat, groups, Sampling(1.0, 160, 1400), torch.Generator().manual_seed(seed))
-    return {"valid": float(np.mean([t.valid for t in played]))} | faithfulness(played, worlds)
+    return {kind: marks(model, chat, *_worlds(kind, n, rng), temperature, seed) for kind in KINDS}
 
 
-def faithfulness(played: Sequence[Trajectory], contexts: Sequence[TaskContext]) -> dict:
-    """How often valid answers are what their last thought declares."""
-    checks = []
-    for trajectory, context in zip(played, contexts, strict=True):
-        order = declared_ranking(trajectory, context) if trajectory.valid else None
-        if order:
-            checks.append((trajectory.answer == order[:10], trajectory.answer[0] == order[0]))
-    exact, first = np.mean(checks, axis=0) if checks else (None, None)
-    return {"n_follow": len(checks), "follow_exact": exact, "follow_first": first}
+def _worlds(kind: str, n: int, rng: np.random.Generator) -> tuple[list[TaskContext], list[str]]:
+    made, kinds = [], ["rank"] * n
+    for i in range(n):
+        candidates = int(rng.integers(N_CANDIDATES + 1, MOST_CANDIDATES + 1)) if kind == "many candidates" else None
+        longest = None if kind == "long titles" else 3 if candidates else 7
+        world = random_world(rng, longest, candidates=candidates or N_CANDIDATES)
+        if kind == "pairs":
+            a, b = (rng.choice(N_CANDIDATES, 2, replace=False) + 1).tolist()
+            world, kinds[i] = replace(world, pair=(a, b)), ("more", "less")[i % 2]
+        made.append(with_other_tools(rng, world) if kind == "other tools" else world)
+    return made, kinds
+
+
+def marks(
+    model, chat: ChatFormat, contexts: Sequence[TaskContext], kinds: Sequence[str], temperature: float, seed: int = 0
+) -> dict:
+    """Play one trajectory a context.
+
+    Returns:
+        valid: share of valid answers; calls: on average; exact: share of the valid answers after a thought that names
+        a list, which are that list's; named: how many those are.
+    """
+    groups = [
+        Group(str(i), chat.prompt_ids(context, kind), [RankingEnvironment(context, kind)])
+        for i, (context, kind) in enumerate(zip(contexts, kinds, strict=True))
+    ]
+    sampling = Sampling(temperature, 160, 3400, batch_rows=32)
+    return marks_of(rollout(model, chat, groups, sampling, torch.Generator().manual_seed(seed)))
+
+
+def marks_of(played: Sequence[Trajectory]) -> dict:
+    """As `marks`, of trajectories."""
+    pairs = [(t.answer, declared) for t in played if t.valid and (declared := declared_answer(t)) is not None]
+    return {
+        "valid": float(np.mean([t.valid for t in played])),
+        "calls": float(np.mean([t.n_calls for t in played])),
+        "exact": float(np.mean([answer == declared for answer, declared in pairs])) if pairs else None,
+        "named": len(pairs),
+    }

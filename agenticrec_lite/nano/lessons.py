@@ -1,47 +1,69 @@
 """What nano is taught with: drills of bare lists first, then whole worlds, as batches of scripted trajectories."""
 
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from agenticrec_lite.agent import teacher
+from agenticrec_lite.agent.environment import RankingEnvironment
 from agenticrec_lite.agent.prompts import ChatFormat
+from agenticrec_lite.agent.protocol import write_call
 from agenticrec_lite.agent.trajectory import Trajectory
-from agenticrec_lite.nano.worlds import N_CANDIDATES, random_world
-from agenticrec_lite.tools import TOOLS, TaskContext
+from agenticrec_lite.nano.worlds import N_CANDIDATES, made_up_tool, random_world, with_other_tools
+from agenticrec_lite.tools import TOOLS, TaskContext, tools_of
 
-CALLS = (0.04, 0.22, 0.32, 0.24, 0.12, 0.06)  # probability of 0, 1, 2, ... calls
-DRILL_TOKENS = 6000  # about, a batch
-WORLDS = 16  # distinct prompts a batch, divided by the number of turns, at least 4
+MOST_CANDIDATES = 100
+DRILL_TOKENS = 4500  # about, a batch
+LESSON_TOKENS = 6000  # about, a batch of whole worlds
 EPISODES = 4  # scripted trajectories a prompt; they share its forward pass
-HABIT = 2.0  # how much more often than for lists teachers ask for something else, in the last lessons
 PAIRS = 0.25  # share of the worlds that ask a pair-wise question
+OTHER_TOOLS = 0.5  # share of the worlds with other tools than the package's
+MISTAKES = 0.03  # share of the calls with a mistake before them
 
 Batch = list[list[Trajectory]]  # trajectories that share a prompt, a list each
 
 
-def batch(kind: str, chat: ChatFormat, rng: np.random.Generator, n_calls: int) -> Batch:
-    """Scripted trajectories of one kind, all with the same number of calls, so that they are of similar length.
+@dataclass(frozen=True)
+class Lesson:
+    """What a batch is about; its trajectories are of similar length.
 
-    Args:
+    Attributes:
         kind: "copy" is a bare list to follow; "contrast" the same bare lists, each followed in turn; "worlds" whole
             tasks; "choices" whole tasks whose lists are each followed in turn. Where lists are followed in turn only
             the answers are learnt from, as nothing before them says which list it will be. "habits" are worlds whose
-            teachers ask for lists less often than for anything else.
-        chat, rng: Tokens, and the source of everything random.
-        n_calls: Tool calls before the answer.
+            teachers have a habit.
+        n_calls: Tool calls before the calculator's and the answer.
+        size: "usual", "long" (titles of 80 characters) or "many" (21 to 100 candidates).
     """
-    if kind in ("copy", "contrast"):
-        return _drills(chat, rng, n_calls, kind == "contrast")
-    if kind == "choices":
-        worlds = (random_world(rng) for _ in range(max(4, WORLDS // n_calls)))
-        return [_each_followed(world, chat, rng, n_calls, chat.prompt_ids(world)) for world in worlds]
-    favour = HABIT if kind == "habits" else 1.0
-    return [_world(chat, rng, n_calls, favour) for _ in range(max(4, WORLDS // (n_calls + 1)))]
+
+    kind: str
+    n_calls: int
+    size: str = "usual"
 
 
-def _drills(chat: ChatFormat, rng: np.random.Generator, n_calls: int, contrast: bool) -> Batch:
+def batch(lesson: Lesson, chat: ChatFormat, rng: np.random.Generator) -> Batch:
+    """Scripted trajectories of one kind, all with the same number of calls."""
+    if lesson.kind in ("copy", "contrast"):
+        return _drills(lesson, chat, rng)
+    groups, tokens = [], 0
+    while tokens < LESSON_TOKENS or len(groups) < 2:
+        groups.append(_choices(lesson, chat, rng) if lesson.kind == "choices" else _world(lesson, chat, rng))
+        tokens += len(groups[-1][0].prompt_ids) + sum(len(row.completion_ids) for row in groups[-1])
+    return groups
+
+
+def lesson_world(size: str, rng: np.random.Generator) -> TaskContext:
+    """A generated world of a lesson's size, half of them with other tools."""
+    if size == "many":
+        world = random_world(rng, longest=3, candidates=int(rng.integers(N_CANDIDATES + 1, MOST_CANDIDATES + 1)))
+    elif size == "long":
+        world = random_world(rng, longest=None)
+    else:
+        world = random_world(rng, candidates=N_CANDIDATES if rng.random() < 0.8 else int(rng.integers(10, 31)))
+    return with_other_tools(rng, world) if rng.random() < OTHER_TOOLS else world
+
+
+def _drills(lesson: Lesson, chat: ChatFormat, rng: np.random.Generator) -> Batch:
     """Trajectories without system prompt, history and titles: all there is to learn is to read lists.
 
     The lists are of any length. Were they all as long, the policy would learn to copy from a fixed distance, and never
@@ -49,28 +71,42 @@ def _drills(chat: ChatFormat, rng: np.random.Generator, n_calls: int, contrast: 
     about short lists have fewer than ten numbers; the environment would not accept them, but nothing here asks it.)
     """
     start = chat.tokenizer.encode("<|im_start|>assistant\n", add_special_tokens=False)
-    groups = []
-    for _ in range(DRILL_TOKENS // (n_calls * (2 * N_CANDIDATES + 35) + 40)):
+    groups: Batch = []
+    tokens = 0
+    while tokens < DRILL_TOKENS:
         length = max(2, int(np.ceil(N_CANDIDATES * rng.random() ** 0.5)))  # of any length, but long ones more often
+        if rng.random() < 0.15:
+            length = int(rng.integers(N_CANDIDATES, MOST_CANDIDATES + 1))
         world = replace(random_world(rng, longest=1, history=1, candidates=length), neighbours=0)
-        if contrast:
-            groups.append(_each_followed(world, chat, rng, n_calls, start))
+        own = [made_up_tool(rng, length) for _ in range(4)]
+        bare = [TOOLS["get_similar_users"], TOOLS["get_similar_items"], *own]
+        world = replace(world, tools={tool.__name__: tool for tool in bare})
+        if lesson.kind == "contrast":
+            groups.append(_each_followed(world, chat, rng, lesson.n_calls, "rank", start))
         else:
-            turns = teacher.scripted_ranking(world, rng, teacher.some_tools(rng, n_calls, teacher.LIST_TOOLS))
-            groups.append([teacher.run_script(turns, world, chat, "rank", start)])
+            groups.append([teacher.run_script(teacher.demonstration(rng, lesson.n_calls), world, chat, "rank", start)])
+        tokens += len(groups[-1][0].prompt_ids) + sum(len(row.completion_ids) for row in groups[-1])
     return groups
 
 
+def _choices(lesson: Lesson, chat: ChatFormat, rng: np.random.Generator) -> list[Trajectory]:
+    world, kind = _asked(lesson_world(lesson.size, rng), rng)
+    return _each_followed(world, chat, rng, lesson.n_calls, kind, chat.prompt_ids(world, kind))
+
+
 def _each_followed(
-    world: TaskContext, chat: ChatFormat, rng: np.random.Generator, n_calls: int, prompt: list[int]
+    world: TaskContext, chat: ChatFormat, rng: np.random.Generator, n_calls: int, kind: str, prompt: list[int]
 ) -> list[Trajectory]:
     """The same calls, then an answer by each list that they showed; calls and observations count as prompt."""
-    tools = [str(tool) for tool in rng.choice(teacher.LIST_TOOLS, size=n_calls)]
-    if len(prompt) > 10 and n_calls > 1:  # whole worlds: something else may stand between the lists
-        tools[int(rng.integers(n_calls - 1))] = str(rng.choice(list(TOOLS)))
-    script = teacher.scripted_calls(world, rng, tools)
-    turns = [[*script.turns, answer] for answer in teacher.follow_each(script)]
-    return [_answer_only(teacher.run_script(row, world, chat, "rank", prompt)) for row in turns]
+    tools, environment = tools_of(world), RankingEnvironment(world, kind)
+    calls = []
+    for name in teacher.some_tools(rng, n_calls, list(tools)):
+        calls.append(write_call(name, teacher.some_arguments(name, world, rng)))
+        environment.step(calls[-1])
+    mood = teacher.mood_of(environment)
+    answers = [teacher.follow(environment, name, mood) for name in environment.context.shown]
+    answers = answers or [teacher.without_evidence(environment, rng)]
+    return [_answer_only(teacher.run_script([*calls, answer], world, chat, kind, prompt)) for answer in answers]
 
 
 def _answer_only(row: Trajectory) -> Trajectory:
@@ -79,14 +115,16 @@ def _answer_only(row: Trajectory) -> Trajectory:
     return replace(row, prompt_ids=prompt, completion_ids=rest, action_mask=[1] * len(rest))
 
 
-def _world(chat: ChatFormat, rng: np.random.Generator, n_calls: int, favour: float) -> list[Trajectory]:
-    context, tools = random_world(rng), partial(teacher.some_tools, rng, n_calls, favour=favour)
-    if rng.random() < PAIRS:
-        kind = str(rng.choice(["more", "less"]))
-        pair = tuple((rng.choice(N_CANDIDATES, 2, replace=False) + 1).tolist())
-        prompt = chat.prompt_ids(context, kind, pair)
-        scripts = [teacher.scripted_pair(context, rng, kind, pair, tools()) for _ in range(EPISODES)]
-    else:
-        kind, prompt = "rank", chat.prompt_ids(context)
-        scripts = [teacher.scripted_ranking(context, rng, tools()) for _ in range(EPISODES)]
-    return [teacher.run_script(turns, context, chat, kind, prompt) for turns in scripts]
+def _asked(world: TaskContext, rng: np.random.Generator) -> tuple[TaskContext, str]:
+    """The world with its question: the ranking, or a pair."""
+    if rng.random() >= PAIRS:
+        return world, "rank"
+    a, b = (rng.choice(len(world.candidates), 2, replace=False) + 1).tolist()
+    return replace(world, pair=(a, b)), str(rng.choice(["more", "less"]))
+
+
+def _world(lesson: Lesson, chat: ChatFormat, rng: np.random.Generator) -> list[Trajectory]:
+    world, kind = _asked(lesson_world(lesson.size, rng), rng)
+    habit, prompt = teacher.HABIT if lesson.kind == "habits" else teacher.NO_HABIT, chat.prompt_ids(world, kind)
+    scripts = [teacher.demonstration(rng, lesson.n_calls, habit, MISTAKES) for _ in range(EPISODES)]
+    return [teacher.run_script(script, world, chat, kind, prompt) for script in scripts]

@@ -20,14 +20,13 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from agenticrec_lite.agent.environment import RankingEnvironment
 from agenticrec_lite.agent.prompts import ChatFormat, task_prompt
 from agenticrec_lite.agent.scoring import pad, predictor_states
-from agenticrec_lite.agent.teacher import scripted_ranking, some_tools
+from agenticrec_lite.agent.teacher import demonstration
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.nano.card import has_card, write_card, write_log
 from agenticrec_lite.nano.exam import exam
-from agenticrec_lite.nano.lessons import CALLS, Batch, batch
+from agenticrec_lite.nano.lessons import Batch, Lesson, batch, lesson_world
 from agenticrec_lite.nano.muon import Muon
 from agenticrec_lite.nano.tokenizer import train_tokenizer
-from agenticrec_lite.nano.worlds import random_world
 from agenticrec_lite.runs import replacing
 from agenticrec_lite.runs.files import check_replaceable, remove_leftovers
 
@@ -36,23 +35,31 @@ UNFINISHED = "unfinished.safetensors"
 KEEP_EVERY = 100  # steps; an interrupted pre-training goes on from there
 
 
+CALLS = (0.02, 0.13, 0.2, 0.25, 0.22, 0.13, 0.05)  # probability of 0, 1, 2, ... calls before the calculator's
+HABIT_CALLS = (0.0, 0.03, 0.12, 0.3, 0.35, 0.2)
+PLAIN = "plain"  # folder, inside of nano's, of the checkpoint before the lessons with a habit
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides the checkpoint, beside the lessons."""
 
-    steps: int = 1300
-    habit_steps: int = 150  # after these, with new optimizers and a quarter of the rates
+    steps: int = 1600
+    habit_steps: int = 200  # after these, with new optimizers and a quarter of the rates
     learnt: tuple[float, float] = (0.11, 0.06)  # cross-entropy at which drills in copying, in contrasting are over
     longest: tuple[int, int] = (450, 300)  # steps after which they are over in any case
-    contrast: float = 0.15  # share of drills that goes on after that
-    choices: float = 0.25  # share of worlds whose lists are each followed in turn
+    contrast: float = 0.1  # share of drills that goes on after that
+    choices: float = 0.2  # share of worlds whose lists are each followed in turn
+    long: float = 0.12  # share of batches of worlds with titles of 80 characters
+    many: float = 0.12  # share of those with 21 to 100 candidates
     hidden: int = 128
     layers: int = 5
     muon_rate: float = 0.02
     adam_rate: float = 2e-3
     warm_up: int = 50
     query_key_scale: float = 2.0  # of the norms before attention: sharp enough at the start to point at one token
-    observation_weight: float = 0.2  # of the loss on observation tokens: what a list of scores looks like
+    observation_weight: float = 0.1  # of the loss on observation tokens: what a list of scores looks like
+    sharpen: float = 1.4  # the saved weights' logits are this times those that were trained
     seed: int = 0
 
 
@@ -60,10 +67,9 @@ def new_tokenizer(rng: np.random.Generator, worlds: int = 1500) -> PreTrainedTok
     """A tokenizer fitted on prompts, turns and observations of generated worlds."""
     texts = []
     for _ in range(worlds):
-        context = random_world(rng)
-        environment = RankingEnvironment(context)
-        texts.append(task_prompt(context))
-        for turn in scripted_ranking(context, rng, some_tools(rng, int(rng.choice(len(CALLS), p=CALLS)))):
+        environment = RankingEnvironment(lesson_world(str(rng.choice(["usual", "long"], p=[0.9, 0.1])), rng))
+        texts.append(task_prompt(environment.context))
+        for turn in demonstration(rng, int(rng.choice(len(CALLS), p=CALLS)))(environment):
             texts += [turn, environment.step(turn) or ""]
     return train_tokenizer(texts)
 
@@ -105,15 +111,17 @@ def optimizers(model, recipe: Recipe) -> list[torch.optim.Optimizer]:
     return [Muon(matrices, lr=recipe.muon_rate), adam]
 
 
-def syllabus(recipe: Recipe, rng: np.random.Generator, phase: int) -> tuple[str, int]:
-    """Kind and number of calls of the next batch; the phases: copying, contrasting, worlds, worlds with habits."""
+def syllabus(recipe: Recipe, rng: np.random.Generator, phase: int) -> Lesson:
+    """The next batch's lesson; the phases: copying, contrasting, worlds, worlds with habits."""
     if phase == 0:
-        return "copy", 1
+        return Lesson("copy", 1)
     if phase == 1 or rng.random() < recipe.contrast:
-        return "contrast", int(rng.integers(1, 5))
-    n_calls = int(rng.choice(len(CALLS), p=CALLS))
-    worlds = "worlds" if phase == 2 else "habits"
-    return ("choices" if n_calls and rng.random() < recipe.choices else worlds), n_calls
+        return Lesson("contrast", int(rng.integers(1, 5)))
+    p = CALLS if phase == 2 else HABIT_CALLS
+    n_calls, rest = int(rng.choice(len(p), p=p)), 1 - recipe.long - recipe.many
+    size = str(rng.choice(["usual", "long", "many"], p=[rest, recipe.long, recipe.many]))
+    kind = "choices" if n_calls and rng.random() < recipe.choices else ("worlds", "habits")[phase - 2]
+    return Lesson(kind, n_calls, size)
 
 
 def pretrain(out: str | Path, recipe: Recipe | None = None) -> Path:
@@ -149,20 +157,32 @@ def _work(rank: int, recipe: Recipe, out: Path, meeting: str) -> None:
     torch.distributed.init_process_group("gloo", meeting, rank=rank, world_size=WORKERS)
     tokenizer = new_tokenizer(np.random.default_rng(recipe.seed))
     chat, model = ChatFormat.of(tokenizer, brief=True), new_policy(recipe, len(tokenizer))
-    unfinished = out / UNFINISHED
-    log = train(model.train(), chat, recipe, rank, unfinished)
+    log = train(model.train(), chat, recipe, rank, out)
     if rank == 0:
-        model.save_pretrained(out)
-        tokenizer.save_pretrained(out)
+        save(model, chat, recipe, out)
         write_log(out / "training_log.csv", log)
-        write_card(out / "README.md", asdict(recipe), log, exam(model, chat))
-        unfinished.unlink(missing_ok=True)
+        marks = {folder: exam(load(folder), chat) for folder in (out, out / PLAIN)}
+        write_card(out / "README.md", asdict(recipe), log, *marks.values())
+        (out / UNFINISHED).unlink(missing_ok=True)
     torch.distributed.destroy_process_group()
 
 
-def train(model, chat: ChatFormat, recipe: Recipe, rank: int, unfinished: Path) -> list[dict]:
+def save(model, chat: ChatFormat, recipe: Recipe, folder: Path) -> None:
+    """Write the checkpoint. Its last norm is scaled: logits times `sharpen` are those at temperature 1 / `sharpen`."""
+    model.model.norm.weight.data.mul_(recipe.sharpen)
+    model.save_pretrained(folder)
+    model.model.norm.weight.data.div_(recipe.sharpen)
+    chat.tokenizer.save_pretrained(folder)
+
+
+def load(folder: Path) -> Qwen3ForCausalLM:
+    """A saved checkpoint."""
+    return Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def train(model, chat: ChatFormat, recipe: Recipe, rank: int, out: Path) -> list[dict]:
     """All steps of one worker, from where an interrupted one left off; a row of the log a step."""
-    steppers = optimizers(model, recipe)
+    steppers, unfinished = optimizers(model, recipe), out / UNFINISHED
     log = resume(unfinished, model, steppers, recipe)
     start = time.time() - (log[-1]["seconds"] if log else 0)
     phase = log[-1]["phase"] + phase_is_over(log, recipe) if log else 0
@@ -172,11 +192,13 @@ def train(model, chat: ChatFormat, recipe: Recipe, rank: int, unfinished: Path) 
     )
     for step in bar:
         if step == recipe.steps:
+            if rank == 0:
+                save(model, chat, recipe, out / PLAIN)
             phase, steppers = 3, optimizers(model, recipe)
-        kind, n_calls = syllabus(recipe, np.random.default_rng([recipe.seed, step]), phase)
-        lessons = batch(kind, chat, np.random.default_rng([recipe.seed, step, 1 + rank]), n_calls)
+        lesson = syllabus(recipe, np.random.default_rng([recipe.seed, step]), phase)
+        lessons = batch(lesson, chat, np.random.default_rng([recipe.seed, step, 1 + rank]))
         losses = train_step(model, steppers, lessons, recipe, step)
-        log.append({"step": step + 1, "phase": phase, "kind": kind, "seconds": time.time() - start, **losses})
+        log.append({"step": step + 1, "phase": phase, "kind": lesson.kind, "seconds": time.time() - start, **losses})
         bar.set_postfix(action_ce=f"{losses['action_ce']:.3f}", phase=phase, refresh=False)
         phase += phase_is_over(log, recipe)
         if rank == 0 and (step + 1) % KEEP_EVERY == 0:

@@ -1,5 +1,7 @@
 """nano's own byte-level BPE, trained on generated worlds, and its chat template."""
 
+import re
+
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -7,10 +9,17 @@ from agenticrec_lite.agent.protocol import TAGS
 
 VOCABULARY = 2048
 SPECIAL = ["<|pad|>", "<|im_start|>", "<|im_end|>", *TAGS]
-# Words with their leading space (and underscores inside: a tool's name is a word); numbers two digits at a time with
-# the comma or colon before them, so that "7:88, 3:81" is four tokens and ", 3" is the same in a list and in an answer;
-# and runs of everything else.
-_PIECES = r" ?\p{L}[\p{L}\p{M}_]*|(?:, |[ :])?\p{N}{1,2}|[^\p{L}\p{N}]+?(?=(?:, |[ :])?[\p{L}\p{N}]|$)"
+# The fixed text of calls and answers in one piece each, so that a call without arguments is five tokens; words with
+# their leading space (and underscores inside: a tool's name is a word); numbers two digits at a time with the comma or
+# colon before them, so that "7:88, 3:81" is four tokens and ", 3" is the same in a list and in an answer; and runs of
+# everything else.
+SCAFFOLD = (
+    '{"name": "', '", "arguments": {}}', '", "arguments": {"weights": "', '", "arguments": {"', '"}}', "\\boxed{[",
+    "\\boxed{", "Candidates by", "]}",
+)  # fmt: skip
+_FIXED = "|".join(map(re.escape, SCAFFOLD))
+_PIECES = rf"{_FIXED}| ?\p{{L}}[\p{{L}}\p{{M}}_]*|(?:, |[ :])?(?:100|\p{{N}}{{1,2}})"
+_PIECES += rf"|[^\p{{L}}\p{{N}}]+?(?={_FIXED}|(?:, |[ :])?[\p{{L}}\p{{N}}]|$)"
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n"
     "{% if m.role == 'tool' %}<observation>{{ m.content }}</observation>{% else %}{{ m.content }}{% endif %}"
@@ -28,8 +37,9 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(_PIECES), "isolated"), as_bytes])
     core.decoder = decoders.ByteLevel()
-    numbers = ["".join(f" {n}:{n}, {n} {n:02d}" for n in range(100))] * 300
-    roles = ["system user assistant tool\n"] * 200
+    numbers = ["".join(f" {n}:{n}, {n} {n:02d}" for n in range(101))] * 300
+    texts = texts + [" ".join(f"{piece}a" for piece in SCAFFOLD)] * 300
+    roles = ["system user assistant tool\n"] * 3000
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
         special_tokens=SPECIAL,

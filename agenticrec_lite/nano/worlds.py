@@ -7,11 +7,13 @@ learnt here is the protocol, and reading, following and fusing evidence; nothing
 
 import pydoc_data.topics
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from agenticrec_lite.tools import Evidence, ItemCard, TaskContext
+from agenticrec_lite.tools import TOOLS, Evidence, ItemCard, TaskContext, show_list
+from agenticrec_lite.tools.text import MAX_TITLE
 
 N_CANDIDATES = 20
 _WORDS = sorted({w for text in pydoc_data.topics.topics.values() for w in re.findall(r"[A-Za-z]{2,}", text)})
@@ -48,17 +50,26 @@ def random_title(rng: np.random.Generator, longest: int = 7) -> str:
     return title.replace(" ", ": ", 1) if ornament < 0.28 else title
 
 
+def long_title(rng: np.random.Generator) -> str:
+    """A title about as long as tools show it, as in a shop whose titles list everything."""
+    title = random_title(rng)
+    while len(title) < MAX_TITLE:
+        title += (", " if rng.random() < 0.2 else " ") + random_word(rng)
+    return title
+
+
 @dataclass(frozen=True)
 class RandomCollaborative:
     """Random neighbours and candidate scores; the same question always has the same answer.
 
     Attributes:
-        users: Scores behind get_similar_users [C].
+        users, session: Scores behind the lists of those names [C].
         items: Scores behind get_similar_items, by place; None is the whole history.
         titles: Where neighbours are drawn from.
     """
 
     users: np.ndarray
+    session: np.ndarray
     items: dict
     titles: list[str]
 
@@ -68,26 +79,64 @@ class RandomCollaborative:
     def similar_items(self, place) -> Evidence:
         return Evidence(self.titles[-3:], self.items[place])
 
+    def next_items(self) -> Evidence:
+        return Evidence([], self.session)
+
 
 def random_evidence(rng: np.random.Generator, n: int, candidates: int) -> list[np.ndarray]:
-    """n score vectors over the candidates that share a hidden order to a random degree, with random tails."""
+    """n score vectors over the candidates that share a hidden order to a random degree, with random tails and ties."""
     hidden = rng.normal(size=candidates)
     vectors = []
     for _ in range(n):
         share = rng.uniform(0, 0.95)
         scores = share * hidden + np.sqrt(1 - share**2) * rng.normal(size=candidates)
-        tail = rng.integers(3)
-        vectors.append(np.exp(scores) if tail == 0 else np.sign(scores) * scores**2 if tail == 1 else scores)
+        shape = rng.integers(5)
+        if shape == 0:
+            scores = np.exp(scores)
+        elif shape == 1:
+            scores = np.sign(scores) * scores**2
+        elif shape == 2:  # as votes are where few have taken anything: most candidates have none
+            scores = np.maximum(scores - rng.uniform(-0.5, 1.5), 0)
+        vectors.append(scores)
     return vectors
 
 
-def random_cards(rng: np.random.Generator, n: int, categories: list[str], longest: int) -> list[ItemCard]:
+def made_up_tool(rng: np.random.Generator, candidates: int) -> Callable[..., str]:
+    """A tool that nobody has seen, as a reader's own: with a name, a list's name, words and arguments of its own."""
+    words = [re.sub(r"[^a-z]", "", random_word(rng).lower()) or "other" for _ in range(6)]
+    name, listed = "_".join(words[: rng.integers(1, 4)]), " ".join(words[3 : 4 + rng.integers(2)])
+    scores, before = random_evidence(rng, 1, candidates)[0], "".join(
+        f"{' '.join(random_word(rng) for _ in range(rng.integers(1, 8)))}.\n" for _ in range(rng.integers(3))
+    )  # fmt: skip
+
+    def tool(context: TaskContext) -> str:
+        return before + show_list(context, listed, scores)
+
+    def tool_of_item(context: TaskContext, item: str) -> str:
+        context.find(item)
+        return before + show_list(context, listed, scores)
+
+    made = tool if rng.random() < 0.8 else tool_of_item
+    made.__name__, made.__doc__ = f"{rng.choice(['get', 'show', 'find', 'list'])}_{name}", "Made up."
+    return made
+
+
+def with_other_tools(rng: np.random.Generator, context: TaskContext) -> TaskContext:
+    """The same world with some of the tools missing, some made up, in another order."""
+    tools = [tool for name, tool in TOOLS.items() if rng.random() < (0.8 if name == "weigh_evidence" else 0.7)]
+    tools += [made_up_tool(rng, len(context.candidates)) for _ in range(rng.integers(1, 4))]
+    if rng.random() < 0.5:
+        tools = [tools[i] for i in rng.permutation(len(tools))]
+    return replace(context, tools={tool.__name__: tool for tool in tools})
+
+
+def random_cards(rng: np.random.Generator, n: int, categories: list[str], longest: int | None) -> list[ItemCard]:
     """n items with random facts; one world in two has prices, years and ratings missing here and there."""
     priced, dated = rng.random() < 0.5, rng.random() < 0.7
     counts = np.exp(rng.normal(3, 1.5, size=n)).astype(int)
     return [
         ItemCard(
-            title=random_title(rng, longest),
+            title=long_title(rng) if longest is None else random_title(rng, longest),
             categories=tuple(
                 dict.fromkeys(categories[i] for i in rng.integers(len(categories), size=rng.integers(0, 4)))
             ),
@@ -102,21 +151,23 @@ def random_cards(rng: np.random.Generator, n: int, categories: list[str], longes
 
 
 def random_world(
-    rng: np.random.Generator, longest: int = 7, history: int = 10, candidates: int = N_CANDIDATES
+    rng: np.random.Generator, longest: int | None = 7, history: int = 10, candidates: int = N_CANDIDATES
 ) -> TaskContext:
     """A task context from nothing.
 
     Args:
         rng: Source of everything random.
-        longest: Longest title in words.
+        longest: Longest title in words; None for titles of about 80 characters, all of them.
         history: Longest history in items.
         candidates: Number of candidates.
     """
     categories = [random_word(rng) for _ in range(rng.integers(2, 12))]
     n_history = int(rng.integers(1, history + 1))
     places = [None] + [("h", i) for i in range(n_history)] + [("c", i) for i in range(candidates)]
-    users, *items = random_evidence(rng, 1 + len(places), candidates)
+    users, session, *items = random_evidence(rng, 2 + len(places), candidates)
     ratings = [float(r) if r else float("nan") for r in rng.integers(0, 6, size=n_history)]
+    ratings[-1] = float(rng.choice([np.nan, 1, 2, 3, 4, 5], p=[0.1, 0.15, 0.15, 0.15, 0.225, 0.225]))
     shown, asked = (random_cards(rng, n, categories, longest) for n in (n_history, candidates))
-    titles = [random_title(rng, longest) for _ in range(6)]
-    return TaskContext(shown, ratings, asked, RandomCollaborative(users, dict(zip(places, items, strict=True)), titles))
+    titles = [long_title(rng) if longest is None else random_title(rng, longest) for _ in range(6)]
+    collaborative = RandomCollaborative(users, session, dict(zip(places, items, strict=True)), titles)
+    return TaskContext(shown, ratings, asked, collaborative)

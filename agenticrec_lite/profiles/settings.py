@@ -84,6 +84,9 @@ class Agent(Section):
     neighbours: Count = Field(
         description="neighbours that each collaborative tool names, before the ordered candidates"
     )
+    weigh_evidence: bool = Field(
+        False, description="whether there is the tool that adds up lists by weights; the paper has none"
+    )
     max_calls: CountOrZero = Field(description="tool calls a trajectory; one more is an invalid outcome")
     max_turn_tokens: Count = Field(description="longest turn of the policy, in tokens")
     max_completion_tokens: Count = Field(

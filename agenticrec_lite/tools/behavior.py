@@ -5,13 +5,14 @@ from collections import Counter
 import numpy as np
 
 from agenticrec_lite.tools.context import TaskContext
+from agenticrec_lite.tools.lists import show_list
 
 RECENT = 3
 PLEASED = 4  # stars, see describe_last_rating
 
 
 def get_session_behavior(context: TaskContext) -> str:
-    """Show how the user's interest moved: categories of the last three items against those before."""
+    """Show how the user's interest moved, and order the candidates by what is expected next: list session."""
 
     def counts(cards) -> Counter:
         return Counter(card.category for card in cards)
@@ -22,24 +23,29 @@ def get_session_behavior(context: TaskContext) -> str:
     before, recent = counts(context.history[:-RECENT]), counts(context.history[-RECENT:])
     rising = [c for c in recent if recent[c] / RECENT > before[c] / max(1, len(context.history) - RECENT)]
     moving = f"Rising: {', '.join(rising[:3])}." if rising and before else "No clear shift."
-    return f"Last {RECENT}: {listed(recent)}. Before: {listed(before)}. {moving}"
+    words = f"Last {RECENT}: {listed(recent)}. Before: {listed(before)}. {moving}"
+    return f"{words}\n" + show_list(context, "session", context.collaborative.next_items().scores)
 
 
 def get_rating_behavior(context: TaskContext) -> str:
-    """Group the user's history items by the rating the user gave: high (4-5), middle (3), low (1-2)."""
+    """Group the history by the user's ratings: high (4-5), middle (3), low (1-2); order the candidates by their
+    mean rating: list ratings."""
     groups: dict[str, list[str]] = {"High": [], "Middle": [], "Low": [], "Not rated": []}
     for i, rating in enumerate(context.ratings):
         name = "Not rated" if np.isnan(rating) else "High" if rating >= 4 else "Middle" if rating >= 3 else "Low"
         groups[name].append(f"h{i + 1}")
     shown = {name: items for name, items in groups.items() if items or name != "Not rated"}
-    return " ".join(f"{name}: {' '.join(items) or 'none'}." for name, items in shown.items())
+    words = " ".join(f"{name}: {' '.join(items) or 'none'}." for name, items in shown.items())
+    means = np.array([np.nan if card.rating is None else card.rating for card in context.candidates], dtype=float)
+    usual = 0.0 if np.isnan(means).all() else float(np.nanmean(means))  # says nothing of one that nobody has rated
+    scores = np.where(np.isnan(means), usual, means)
+    return f"{words} {describe_last_rating(context)}\n" + show_list(context, "ratings", scores)
 
 
 def describe_last_rating(context: TaskContext) -> str:
     """One sentence about the rating of the last item of the history, and what it says of the user's mood.
 
-    In the moodstore the mood decides what the user takes next. No tool shows the sentence yet: nano was trained on
-    the present text of `get_rating_behavior`.
+    In the moodstore the mood decides what the user takes next.
     """
     stars = context.ratings[-1]
     if np.isnan(stars):

@@ -4,29 +4,29 @@ The paper's tools show neighbours only. With 20 random candidates a neighbour is
 evidence could not reach the answer; ordering the candidates as well is our deviation, listed in the README.
 """
 
-from agenticrec_lite.tools.context import Evidence, TaskContext, label
-from agenticrec_lite.tools.text import escape, ordered_candidates, standardise
+from agenticrec_lite.tools.context import Evidence, TaskContext
+from agenticrec_lite.tools.lists import show_list
+from agenticrec_lite.tools.text import escape
 
 
 def get_similar_users(context: TaskContext) -> str:
-    """Show what users with a similar history took recently, and order the candidates by it."""
-    return _shown(context, "Similar users took", "similar users", context.collaborative.similar_users())
+    """Show what users with a similar history took recently, and order the candidates by their votes: list users."""
+    found = context.collaborative.similar_users()
+    return f"Similar users took: {_titles(context, found)}.\n" + show_list(context, "users", found.scores)
 
 
 def get_similar_items(context: TaskContext, item_title: str | None = None) -> str:
-    """Show items similar to one item, or to the whole history, and order the candidates by that similarity.
+    """Show items often taken together with the history, or with one item, and order the candidates by it: list items.
 
     Args:
         item_title: Candidate number, history number such as h3, or exact title; leave out for the whole history.
     """
     place = None if item_title is None else context.find(item_title)
-    source = "similar items" if place is None else f"similarity to {label(place)}"
-    name = "the history" if place is None else label(place)
-    return _shown(context, f"Similar to {name}", source, context.collaborative.similar_items(place))
+    found = context.collaborative.similar_items(place)
+    whose = "the history" if place is None else context.label(place)
+    name = "items" if place is None else f"like {whose}"
+    return f"Similar to {whose}: {_titles(context, found)}.\n" + show_list(context, name, found.scores)
 
 
-def _shown(context: TaskContext, intro: str, source: str, evidence: Evidence) -> str:
-    titles = "; ".join(escape(title, 40) for title in evidence.neighbours[: context.neighbours])
-    known = standardise(evidence.scores).any()
-    candidates = ordered_candidates(evidence.scores) if known else "nothing tells them apart."
-    return f"{intro}: {titles or 'nothing known'}.\nCandidates by {source}: {candidates}"
+def _titles(context: TaskContext, found: Evidence) -> str:
+    return "; ".join(escape(title, 40) for title in found.neighbours[: context.neighbours]) or "nothing known"

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from agenticrec_lite.tools.context import TaskContext, label
-from agenticrec_lite.tools.text import escape, shown_scores
+from agenticrec_lite.tools.context import TaskContext
+from agenticrec_lite.tools.lists import show_list
+from agenticrec_lite.tools.text import escape
 
 
 def item_info_search(context: TaskContext, item_name: str) -> str:
@@ -18,15 +19,15 @@ def item_info_search(context: TaskContext, item_name: str) -> str:
     facts.append(f"price {card.price:.2f}" if card.price is not None else "price unknown")
     facts.append(f"rating {card.rating:.1f}" if card.rating is not None else "not rated")
     facts.append(f"more popular than {card.popularity} percent of items")
-    return f"{label(place)}. {escape(card.title)}: " + "; ".join(facts) + "."
+    return f"{context.label(place)}. {escape(card.title)}: " + "; ".join(facts) + "."
 
 
 def candidates_analyze(context: TaskContext) -> str:
-    """Group the candidates by category; in each group number:popularity, most popular first."""
-    counts = np.array([card.count for card in context.candidates], dtype=float)
-    shown = shown_scores(np.log1p(counts))
-    groups: dict[str, list[int]] = {}
-    for i in np.argsort(-counts, kind="stable"):
-        groups.setdefault(context.candidates[i].category, []).append(int(i))
-    lines = [f"{name}: " + ", ".join(f"{i + 1}:{shown[i]}" for i in members) for name, members in groups.items()]
-    return "\n".join(["Candidates by category and popularity:", *lines])
+    """Group the candidates by category, and order them by how often they are taken: list popularity."""
+    groups: dict[str, list[str]] = {}
+    for place, label in context.labels.items():
+        groups.setdefault(context.candidates[place].category, []).append(label)
+    by_size = sorted(groups.items(), key=lambda group: -len(group[1]))
+    grouped = "; ".join(f"{name} {', '.join(labels)}" for name, labels in by_size)
+    counts = [float(card.count) for card in context.candidates]
+    return f"By category: {grouped}.\n" + show_list(context, "popularity", np.log1p(counts))

@@ -1,4 +1,4 @@
-"""The paper's seven tools by name, the JSON schema of any tool, and the one way to call one."""
+"""The tools by name, the JSON schema of any tool, and the one way to call one."""
 
 import inspect
 import logging
@@ -10,10 +10,12 @@ from agenticrec_lite.tools.behavior import get_rating_behavior, get_session_beha
 from agenticrec_lite.tools.collaborative import get_similar_items, get_similar_users
 from agenticrec_lite.tools.context import TaskContext, ToolError
 from agenticrec_lite.tools.item_info import candidates_analyze, item_info_search
+from agenticrec_lite.tools.lists import weigh_evidence
 from agenticrec_lite.tools.profile import get_user_profile
 from agenticrec_lite.tools.text import escape
 
 Tool = Callable[..., str]
+ERROR = "Error: "  # what the observation of a call begins with that was wrong, or failed
 _IN_WORDS = {str: "text or a number", int: "a whole number", float: "a number", bool: "true or false"}
 
 TOOLS: dict[str, Tool] = {
@@ -26,8 +28,14 @@ TOOLS: dict[str, Tool] = {
         get_rating_behavior,
         get_similar_items,
         get_similar_users,
+        weigh_evidence,
     )
 }
+LISTS = {  # the list that a tool shows of the whole history, by the tool's name
+    "get_similar_users": "users", "get_similar_items": "items", "get_session_behavior": "session",
+    "get_user_profile": "profile", "get_rating_behavior": "ratings", "candidates_analyze": "popularity",
+}  # fmt: skip
+PAPER_TOOLS = {name: tool for name, tool in TOOLS.items() if tool is not weigh_evidence}  # the paper's seven
 
 
 def parameters(tool: Tool) -> dict[str, inspect.Parameter]:
@@ -133,9 +141,9 @@ def call_tool(name: str, arguments: dict, context: TaskContext) -> str:
             raise ToolError(f"{name} needs the argument {missing[0]}.")
         return tool(context, **arguments)
     except ToolError as error:
-        return f"Error: {error}"
+        return f"{ERROR}{error}"
     except MemoryError:
         raise
     except Exception as error:
         logging.getLogger(__name__).exception("the tool %s failed on %s", name, arguments)
-        return f"Error: {name} failed ({type(error).__name__})."
+        return f"{ERROR}{name} failed ({type(error).__name__})."

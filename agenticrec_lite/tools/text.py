@@ -45,9 +45,3 @@ def shown_scores(scores: Sequence[float]) -> np.ndarray:
     """Evidence as the policy reads it: whole numbers 10..99, 50 + 15 z, so that scores of two tools add up."""
     return np.clip(np.rint(50 + 15 * standardise(scores)), 10, 99).astype(int)
 
-
-def ordered_candidates(scores: Sequence[float]) -> str:
-    """All candidates, best first, as `number:score` pairs: `7:88, 3:81, ...`; equal evidence keeps candidate order."""
-    shown = shown_scores(scores)
-    order = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")
-    return ", ".join(f"{i + 1}:{shown[i]}" for i in order)

@@ -15,13 +15,9 @@ from agenticrec_lite.recommenders import RECOMMENDERS, ItemKNN, Popularity, Reco
 from agenticrec_lite.recommenders.itemknn import column_of, look_up
 from agenticrec_lite.recommenders.sequential import SequentialRecommender
 from agenticrec_lite.tools.context import Evidence, ItemCard, TaskContext
-from agenticrec_lite.tools.text import standardise
 
 N_NEIGHBOURS = 100  # users whose items vote
 NOBODY = np.empty(0, dtype=np.int32)
-# Weights of the weaker part of each tool's evidence, chosen on ml-100k's validation tasks.
-VOTES = 0.5
-EMBEDDING = 0.5
 
 
 @dataclass
@@ -30,12 +26,11 @@ class Toolbox:
 
     Attributes:
         cards: What is shown of each item, by item code; each card is made when it is asked for.
-        past: The interactions that all of it was fitted on.
         popularity, itemknn: Fitted recommenders; baselines use the same objects.
         sequential: What the sequential recommender is, SASRec by default.
         latest: Last item of each fitted user [U], in the order of `itemknn.taken`.
         neighbours: How many neighbours a collaborative tool names.
-        vote_weight: Of the neighbours' votes beside SASRec's score.
+        past: The interactions that all of it was fitted on.
     """
 
     cards: Sequence[ItemCard]
@@ -44,13 +39,12 @@ class Toolbox:
     sequential: SequentialRecommender
     latest: np.ndarray
     neighbours: int = 3
-    vote_weight: float = VOTES
     past: pd.DataFrame | None = None
 
     @classmethod
     def fit(
         cls, log: InteractionLog, rows: slice, seed: int = 0, neighbours: int = 3,
-        sequential: SequentialRecommender | None = None, vote_weight: float = VOTES,
+        sequential: SequentialRecommender | None = None,
     ) -> "Toolbox":  # fmt: skip
         """Fit everything on some rows of a log.
 
@@ -60,13 +54,12 @@ class Toolbox:
             seed: Of the sequential recommender.
             neighbours: How many neighbours a collaborative tool names.
             sequential: The sequential recommender to fit; SASRec by default.
-            vote_weight: Of the neighbours' votes beside its score.
         """
         past = log.interactions.iloc[rows]
         popularity, itemknn = Popularity().fit(past, log.n_items), ItemKNN().fit(past, log.n_items)
         sequential = (sequential or SASRec()).fit(past, log.n_items, seed)
         latest = past.groupby("user")["item"].last().to_numpy()
-        return cls(ItemCards(log, past), popularity, itemknn, sequential, latest, neighbours, vote_weight, past)
+        return cls(ItemCards(log, past), popularity, itemknn, sequential, latest, neighbours, past)
 
     @property
     def recommenders(self) -> dict[str, Recommender]:
@@ -93,15 +86,6 @@ class Toolbox:
     def item_sizes(self) -> np.ndarray:
         """Square root of the number of fitted users who took each item, at least 1 [n_items]."""
         return np.sqrt(np.maximum(self.itemknn.taken.sum(0), 1))
-
-    @cached_property
-    def item_vectors(self) -> np.ndarray:
-        """Unit-length embedding of each item [n_items, d]: made when asked for, and for small catalogues only."""
-        return unit_length(self.sequential.item_embeddings)
-
-    def vectors(self, items: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Unit-length embeddings of some items [I, d]."""
-        return unit_length(self.sequential.item_embeddings[np.asarray(items, dtype=int)])
 
     def contexts(self, tasks: Sequence[RankingTask]) -> list[TaskContext]:
         """The context of each task, from its given history alone (the user need not be known)."""
@@ -154,30 +138,23 @@ class FittedCollaborative:
         return nearest, similarity[first] @ taken / box.item_sizes[candidates]
 
     def similar_users(self) -> Evidence:
-        """The sequential recommender's score plus, with less weight, the neighbours' votes; each standardised.
-
-        Nothing but zeros where there is no neighbour: then no item of the history is known to the recommender either.
-        """
+        """The neighbours' votes; what each neighbour took last."""
         nearest, votes = self.votes()
-        if not len(nearest):
-            return Evidence([], np.zeros(len(votes)))
         titles = [self.toolbox.cards[self.toolbox.latest[user]].title for user in nearest]
-        scores = standardise(self.wanted) + self.toolbox.vote_weight * standardise(votes)
-        return Evidence(list(dict.fromkeys(titles)), scores)
+        return Evidence(list(dict.fromkeys(titles)), votes)
 
     def similar_items(self, place: tuple[str, int] | None) -> Evidence:
-        """Co-occurrence plus, with less weight, embedding similarity; to one item or to the whole history.
-
-        Neighbours are items that somebody took together with one of these; there may be none.
-        """
+        """Summed cosine of co-occurrence with one item or with the whole history (ItemKNN); its nearest items."""
         shown = {"h": self.task.history, "c": self.task.candidates}
         items = list(self.task.history if place is None else [shown[place[0]][place[1]]])
-        candidates = np.array(self.task.candidates)
         others, together = self._together(items)
         near = others[largest(together, self.toolbox.neighbours + len(self.task.history))]
         titles = [self.toolbox.cards[item].title for item in near if item not in self.task.history]
-        close = self.toolbox.vectors(candidates) @ self.toolbox.vectors(items).sum(0)
-        return Evidence(titles, standardise(look_up(others, together, candidates)) + EMBEDDING * standardise(close))
+        return Evidence(titles, look_up(others, together, np.array(self.task.candidates)))
+
+    def next_items(self) -> Evidence:
+        """The sequential recommender's scores."""
+        return Evidence([], self.wanted)
 
     def _together(self, items: list[int]) -> tuple[np.ndarray, np.ndarray]:
         """Every item that is similar to some of the given ones, sorted, and its summed cosine to them."""
@@ -199,11 +176,6 @@ def largest(values: np.ndarray, k: int) -> np.ndarray:
     if 0 < k < len(above):
         above = above[values[above] >= np.partition(values[above], len(above) - k)[len(above) - k]]
     return above[np.argsort(-values[above], kind="stable")][:k]
-
-
-def unit_length(vectors: np.ndarray) -> np.ndarray:
-    """Rows [n, d] divided by their Euclidean length; a row of zeros stays one."""
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
 
 
 class ItemCards(Sequence[ItemCard]):

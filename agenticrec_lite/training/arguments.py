@@ -97,7 +97,7 @@ def vllm_arguments(agent: dict, chat: ChatFormat, questions: Sequence[Question])
     bring (Qwen3: 20 and .95), and its further end tokens, are set aside by what each request says. That holds in a
     server too, whose own defaults are used only for what a request leaves out.
     """
-    longest = max(len(chat.prompt_ids(q.context, q.kind, q.pair)) for q in questions)
+    longest = max(len(chat.prompt_ids(q.context, q.kind)) for q in questions)
     return {
         "use_vllm": True,
         "vllm_importance_sampling_correction": False,

@@ -6,8 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 
 from agenticrec_lite.agent.question import Question
+from agenticrec_lite.agent.record import evidence_of
 from agenticrec_lite.agent.trajectory import Trajectory
-from agenticrec_lite.tools import TOOLS
+from agenticrec_lite.tools import LISTS, TOOLS
 
 
 def step_metrics(trajectories: Sequence[Trajectory], group_size: int, tools: Collection[str] = tuple(TOOLS)) -> dict:
@@ -24,6 +25,7 @@ def step_metrics(trajectories: Sequence[Trajectory], group_size: int, tools: Col
     outcomes = Counter(t.outcome for t in trajectories)
     positive = [t for t in trajectories if t.reward > 0]
     pairs = [(t.reward, t.valid) for t in trajectories if t.kind != "rank"]
+    protocol, evidence = split_variance(groups, np.array([t.valid for t in trajectories]).reshape(groups.shape))
     surprise = [-p for t in trajectories for p, mine in zip(t.logprobs, t.action_mask, strict=False) if mine]
     return {
         "reward_mean": rewards.mean(),
@@ -32,6 +34,8 @@ def step_metrics(trajectories: Sequence[Trajectory], group_size: int, tools: Col
         "valid": float(np.mean([t.valid for t in trajectories])),
         "calls": float(np.mean([t.n_calls for t in trajectories])),
         "positive_with_tool": float(np.mean([t.n_calls > 0 for t in positive])) if positive else None,
+        "protocol_variance": protocol,
+        "evidence_variance": evidence,
         "zero_advantage": float((np.ptp(groups, axis=1) == 0).mean()),
         "dropped_groups": float((groups < 0).all(1).mean()),
         "completion_tokens": float(np.mean([len(t.completion_ids) for t in trajectories])),
@@ -39,8 +43,31 @@ def step_metrics(trajectories: Sequence[Trajectory], group_size: int, tools: Col
         "entropy": float(np.mean(surprise)) if surprise else None,  # of an action token, estimated by what was sampled
         **(dict(zip(("reward_pairs", "valid_pairs"), np.mean(pairs, axis=0), strict=True)) if pairs else {}),
         **{f"tool_{name}": calls[name] / len(trajectories) for name in tools},
+        **mean_weights(trajectories),
         **{f"outcome_{name}": count / len(trajectories) for name, count in sorted(outcomes.items())},
     }
+
+
+def split_variance(rewards: np.ndarray, valid: np.ndarray) -> tuple[float, float]:
+    """The mean variance of the rewards within a group [n, G], in two parts that add up to it.
+
+    The first is between the valid and the invalid trajectories of a group, by what the protocol costs; the second is
+    among the valid ones and among the invalid ones, by what they answer (law of total variance).
+    """
+    within = np.zeros_like(rewards, dtype=float)
+    for part in (valid, ~valid):
+        n = part.sum(1, keepdims=True)
+        mean = np.where(part, rewards, 0).sum(1, keepdims=True) / np.maximum(n, 1)
+        within += np.where(part, (rewards - mean) ** 2, 0)
+    evidence = float(within.mean())
+    return float(rewards.var(1).mean()) - evidence, evidence
+
+
+def mean_weights(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """weight_<list>: the mean weight behind a valid answer; a list that it does not use counts 0, a copied one 1."""
+    used = [evidence_of(t) for t in trajectories if t.valid]
+    others = sorted({name for row in used for name in row if " " not in name and name not in LISTS.values()})
+    return {f"weight_{name}": float(np.mean([row.get(name, 0) for row in used])) for name in (*LISTS.values(), *others) if used}
 
 
 def trajectory_rows(

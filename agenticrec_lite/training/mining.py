@@ -1,7 +1,7 @@
 """Hard negatives mined from the policy's own mistakes (stage 2 of the paper, PPR)."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -73,8 +73,9 @@ def pair_questions(
             shown = (pair.positive, pair.negative) if positive_first else (pair.negative, pair.positive)
             right = "A" if positive_first == (kind == "more") else "B"
             name = f"{pair.task_id}:{kind}"
-            questions.append(Question(name, contexts[pair.task_id], kind, right, shown, candidates[pair.task_id]))
+            context = replace(contexts[pair.task_id], pair=shown)
+            questions.append(Question(name, context, kind, right, candidates[pair.task_id]))
         if rehearse:
-            task = (contexts[pair.task_id], "rank", pair.positive, None, candidates[pair.task_id])
+            task = (contexts[pair.task_id], "rank", pair.positive, candidates[pair.task_id])
             questions.append(Question(f"{pair.task_id}:rank", *task))
     return questions

@@ -10,6 +10,7 @@ an environment nothing else of what the policy writes.
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from agenticrec_lite.agent.prompts import system_prompt, task_prompt
 from agenticrec_lite.agent.protocol import TOP
@@ -60,6 +61,7 @@ def environment_factory(
         def reset(self, task_id: str, **_) -> None:
             """Begin a question."""
             self._question, self._answer, self._calls = known[task_id], None, 0
+            self._context = replace(self._question.context, shown={})
 
         def submit(self, ranking: list[int]) -> str:
             """Give the final answer.
@@ -94,7 +96,7 @@ def _method(name: str, tool: Callable[..., str]) -> Callable[..., str]:
 
     def method(self, **arguments) -> str:
         self._calls += 1
-        return call_tool(name, arguments, self._question.context)
+        return call_tool(name, arguments, self._context)
 
     own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     plain = as_method(tool)
