@@ -21,10 +21,13 @@ from agenticrec_lite.tools import Evidence, ItemCard, TaskContext  # noqa: E402
 
 
 class FixedEvidence:
-    """Scores that are easy to follow by hand: users prefer high numbers, the history low ones."""
+    """Scores that are easy to follow by hand: users prefer high numbers, the history low ones, the session 7 and 14."""
 
     def similar_users(self):
         return Evidence(["Alpha", "Beta"], np.arange(20.0))
+
+    def next_items(self):
+        return Evidence([], np.arange(20.0) % 7)
 
     def similar_items(self, place):
         return Evidence(["Gamma"], -np.arange(20.0) if place is None else np.eye(20)[place[1]])

@@ -60,9 +60,10 @@ def test_every_tool_speaks_about_every_task(made_up):
     log, split, toolbox = made_up
     for context in toolbox.contexts(build_tasks(log, split, "test", 10, 0)):
         for name in TOOLS:
-            observation = call_tool(name, {"item_name": "1"} if name == "item_info_search" else {}, context)
+            given = {"item_info_search": {"item_name": "1"}, "weigh_evidence": {"weights": "users 1, session 3"}}
+            observation = call_tool(name, given.get(name, {}), context)
             assert observation and "Error" not in observation
-        assert evidence_features(context).shape == (20, 10) and np.isfinite(evidence_features(context)).all()
+        assert evidence_features(context).shape == (20, 9) and np.isfinite(evidence_features(context)).all()
 
 
 def test_statistics_come_from_the_fitted_rows_only(made_up):
@@ -95,23 +96,23 @@ def test_the_ceiling_is_the_optimum_of_the_penalised_likelihood(penalty):
 
 
 def test_what_the_ceiling_reads_of_each_candidate(context):
-    """The films of the fixture: counts, popularity and scores rise or fall with the number; odd ones are dramas."""
+    """The films of the fixture: counts and votes rise with the number, co-occurrence falls; odd ones are dramas."""
     features = evidence_features(context)
     rising = (np.arange(20) - 9.5) / np.arange(20).std()
-    assert features[:, 0] == pytest.approx(standardise(context.collaborative.similar_users().scores))
-    assert features[:, 1] == pytest.approx(-rising)
-    assert features[:, 2].argmax() == 1 and features[:, 4].argsort()[-2:].tolist() == [0, 1]
-    assert features[:, 5] == pytest.approx(standardise(np.log1p(np.arange(1, 21)))) and (features[:, 7:] == 0).all()
+    assert features[:, 0] == pytest.approx(rising) and features[:, 1] == pytest.approx(-rising)
+    assert features[:, 2] == pytest.approx(standardise(np.arange(20) % 7))
+    assert features[:, 5] == pytest.approx(standardise(np.log1p(np.arange(1, 21)))) and (features[:, 3:5] == 0).all()
+    assert features[:, 6].argmax() == 1 and (np.sort(features[:, 7:].argsort(0)[-2:], 0) == [[0, 0], [1, 1]]).all()
     history = [replace(context.history[0], categories=("Drama",), year=1990), context.history[1]]
     seen = evidence_features(replace(context, history=history))
-    assert (seen[::2, 8] > 0).all() and (seen[1::2, 8] < 0).all()
+    assert (seen[::2, 3] > 0).all() and (seen[1::2, 3] < 0).all()
 
 
 def test_the_ceiling_is_fitted_on_validation_tasks_and_no_others(made_up, monkeypatch):
     log, split, toolbox = made_up
     validation, test = (build_tasks(log, split, part, n, 0) for part, n in (("validation", 30), ("test", 20)))
     fitted = []
-    monkeypatch.setattr(evaluate, "fit_ceiling", lambda *given: fitted.append(given) or np.eye(10)[0])
+    monkeypatch.setattr(evaluate, "fit_ceiling", lambda *given: fitted.append(given) or np.eye(9)[0])
     ranks = evaluate.ceiling_ranks(toolbox, validation, test, toolbox.contexts(test))
     features, positives = fitted[0]
     assert len(fitted) == 1 and positives == [task.positive for task in validation]

@@ -349,9 +349,9 @@ def test_evidence_of_ones_own_serves_training_and_test(tmp_path):
 def test_the_teacher_asks_a_tool_of_ones_own_and_follows_its_list(context):
     from dataclasses import replace
 
-    from agenticrec_lite.agent.protocol import parse_turn
-    from agenticrec_lite.agent.teacher import scripted_ranking
-    from agenticrec_lite.tools.text import ordered_candidates
+    from agenticrec_lite.agent.environment import RankingEnvironment
+    from agenticrec_lite.agent.teacher import demonstration
+    from agenticrec_lite.tools import show_list
 
     def backwards(context: TaskContext, by: int) -> str:
         """Order the candidates from the last to the first.
@@ -359,10 +359,14 @@ def test_the_teacher_asks_a_tool_of_ones_own_and_follows_its_list(context):
         Args:
             by: A number.
         """
-        return f"By {by}.\nCandidates by number: {ordered_candidates(range(len(context.candidates)))}"
+        return f"By {by}.\n" + show_list(context, "number", range(len(context.candidates)))
 
-    mine = replace(context, tools=TOOLS | {"backwards": backwards})
-    call, answer = scripted_ranking(mine, np.random.default_rng(0), ["backwards"])
-    assert call.startswith("<think>I ask backwards.</think>")
-    assert parse_turn(call, tools=mine.tools).arguments["by"] in range(1, 21)
-    assert parse_turn(answer).answer == list(range(20, 10, -1)) and "I follow number." in answer
+    environment = RankingEnvironment(replace(context, tools={"backwards": backwards} | TOOLS))
+    for turn in demonstration(np.random.default_rng(0), len(TOOLS))(environment):
+        environment.step(turn)
+    calls = {step.tool: step.arguments for step in environment.steps if step.kind == "call"}
+    assert calls["backwards"]["by"] in range(1, 21) and "number " in calls["weigh_evidence"]["weights"]
+    alone = RankingEnvironment(replace(context, tools={"backwards": backwards}))
+    for turn in demonstration(np.random.default_rng(0), 1)(alone):
+        alone.step(turn)
+    assert alone.answer == list(range(20, 10, -1)) and alone.steps[-2].text == "I follow number."

@@ -70,7 +70,7 @@ def is_call(body: str) -> bool:
 
 PAPER = (
     "get_user_profile item_info_search candidates_analyze get_session_behavior get_rating_behavior get_similar_items "
-    "get_similar_users"
+    "get_similar_users weigh_evidence"
 ).split()
 
 

@@ -197,7 +197,7 @@ def nano_chat() -> ChatFormat:
 def test_prompts_of_a_hostile_catalogue_hold_the_control_tokens_of_a_neutral_one(chat):
     for question, pair in (("rank", None), ("more", (3, 17))):
         hostile, neutral = (
-            chat.prompt_ids(catalogue(text), question, pair)
+            chat.prompt_ids(replace(catalogue(text), pair=pair), question)
             for text in (lambda i: CONTROL[i % len(CONTROL)], lambda i: f"Item {chr(65 + i)}")
         )
         assert added(chat, hostile) == added(chat, neutral)
@@ -305,7 +305,7 @@ def test_titles_of_ml100k_are_shown_as_they_were():
 def test_an_ordinary_prompt_is_token_for_token_what_nano_was_trained_on(
     nano_chat, context, question, pair, tokens, digest
 ):
-    ids = nano_chat.prompt_ids(context, question, pair)
+    ids = nano_chat.prompt_ids(replace(context, pair=pair), question)
     assert (len(ids), hashlib.sha256(json.dumps(ids).encode()).hexdigest()) == (tokens, digest)
 
 

@@ -1,133 +1,231 @@
 """Generated worlds and scripted teachers: valid, varied, and faithful to the evidence."""
 
 import re
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from agenticrec_lite.agent.environment import RankingEnvironment
-from agenticrec_lite.agent.teacher import (
-    LIST_TOOLS,
-    Script,
-    choose_sources,
-    run_script,
-    scripted_pair,
-    scripted_ranking,
-    some_tools,
-)
+from agenticrec_lite.agent.record import declared_answer, evidence_of, followed, weights_of
+from agenticrec_lite.agent.teacher import HABIT, NO_HABIT, Mistake, demonstration, run_script, some_tools
 from agenticrec_lite.nano import lessons, pretrain
-from agenticrec_lite.nano.lessons import CALLS, DRILL_TOKENS, batch
+from agenticrec_lite.nano.exam import KINDS, marks_of
+from agenticrec_lite.nano.exam import _worlds as exam_worlds
+from agenticrec_lite.nano.lessons import DRILL_TOKENS, LESSON_TOKENS, Lesson, batch, lesson_world
 from agenticrec_lite.nano.muon import Muon, orthogonalise
-from agenticrec_lite.nano.pretrain import Recipe, cross_entropy, phase_is_over, syllabus
-from agenticrec_lite.nano.worlds import random_world
-from agenticrec_lite.tools import TOOLS
-from agenticrec_lite.tools.text import shown_scores
+from agenticrec_lite.nano.pretrain import CALLS, HABIT_CALLS, Recipe, cross_entropy, phase_is_over, syllabus
+from agenticrec_lite.nano.tokenizer import SCAFFOLD
+from agenticrec_lite.nano.worlds import long_title, made_up_tool, random_world
+from agenticrec_lite.tools import LISTS, TOOLS, call_tool, tools_of
+
+
+def played(chat, rng, n_calls, world=None, kind="rank", **teacher):
+    world = world or random_world(rng)
+    return run_script(demonstration(rng, n_calls, **teacher), world, chat, kind)
 
 
 def test_every_script_of_every_world_is_a_valid_trajectory(tiny):
     chat, rng = tiny[1], np.random.default_rng(0)
-    kinds = set()
+    called, followed_lists = Counter(), Counter()
+    for _ in range(40):
+        world = lesson_world("usual", rng)
+        pair = replace(world, pair=(3, 9))
+        for n_calls in (0, 1, 3, 6):
+            for asked, kind in ((world, "rank"), (pair, "more"), (pair, "less")):
+                trajectory = played(chat, rng, n_calls, asked, kind, mistakes=0.2)
+                assert trajectory.valid, trajectory.steps[-1]
+                assert trajectory.answer == (declared_answer(trajectory) or trajectory.answer)
+                called.update(step.tool for step in trajectory.steps if step.kind == "call")
+                followed_lists[followed(trajectory)] += 1
+    assert set(TOOLS) < set(called) and {None, "weighed evidence", *LISTS.values()} < set(followed_lists)
+
+
+@given(st.integers(0, 10_000))
+def test_an_answer_is_what_the_calculator_says_by_the_weights_in_the_thought(seed):
+    """By hand: the sum of the scores in the observations, each times the weight that the thought names."""
+    rng = np.random.default_rng(seed)
+    steps = played(CHAT, rng, 5, random_world(rng, 2, 4)).steps
+    thought = next((step.text for step in steps if step.text.find("I weigh") >= 0), None)
+    if thought is None:
+        return
+    weights = dict(re.findall(r"([a-z0-9 ]+?) (\d)(?:, |\.)", thought.split("I weigh ")[1]))
+    shown = {}
+    for step in steps:
+        for name, line in re.findall(r"Candidates by ([^:]+): (.*)", step.text if step.kind == "observation" else ""):
+            shown[name] = {int(n): int(score) for n, score in re.findall(r"(\d+):(\d+)", line)}
+    total = {n: sum(int(w) * shown[name][n] for name, w in weights.items()) for n in range(1, 21)}
+    answer = [int(n) for n in re.findall(r"\d+", steps[-1].text)]
+    assert [total[n] for n in answer] == sorted(total.values(), reverse=True)[:10]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _chat(tiny):
+    global CHAT
+    CHAT = tiny[1]
+
+
+def test_a_mistake_is_seen_and_not_learnt(tiny):
+    chat, rng = tiny[1], np.random.default_rng(3)
+    seen = set()
     for _ in range(60):
-        world = random_world(rng)
-        for n_calls in (0, 1, 3, 5):
-            trajectory = run_script(scripted_ranking(world, rng, some_tools(rng, n_calls)), world, chat)
-            assert trajectory.outcome == "answered" and trajectory.n_calls == n_calls
-            kinds |= {step.tool for step in trajectory.steps if step.kind == "call"}
-            kinds.add(re.search("keep|follow", trajectory.steps[-2].text)[0])
-            for question in ("more", "less"):
-                environment = RankingEnvironment(world, question)
-                for turn in scripted_pair(world, rng, question, (3, 9), some_tools(rng, n_calls)):
-                    environment.step(turn)
-                assert environment.answer in ("A", "B")
-    assert len(kinds) == 7 + 2
+        world = random_world(rng, 2, 4)
+        marked, turns = [], demonstration(rng, 3, mistakes=0.5)
+
+        def script(environment, turns=turns, marked=marked):
+            for turn in turns(environment):
+                marked.append(isinstance(turn, Mistake))
+                yield turn
+
+        trajectory = run_script(script, world, chat)
+        own = [sum(part) > 0 for part in turns_of(trajectory, chat)]
+        assert own == [not mistake for mistake in marked]
+        seen |= {step.text.split(":")[0] for step in trajectory.steps if step.text.startswith(("Error", "Nothing new"))}
+    assert seen == {"Error", "Nothing new"}
 
 
-def test_following_copies_the_list_that_was_shown():
-    rng = np.random.default_rng(1)
-    for _ in range(30):
-        world = random_world(rng)
-        call, answer = scripted_ranking(world, rng, some_tools(rng, 1, LIST_TOOLS))
-        environment = RankingEnvironment(world)
-        shown = [int(n) for n in re.findall(r" (\d+):\d\d\b", environment.step(call).split("Candidates by")[1])]
-        if "follow" in answer:
-            environment.step(answer)
-            assert environment.answer == shown[:10]
+def turns_of(trajectory, chat):
+    """The action mask of each turn of the policy, mistakes too."""
+    ends, parts, start = chat.end_of_turn, [], 0
+    opening = chat.tokenizer.encode(chat.observation_prefix, add_special_tokens=False)
+    for i, token in enumerate(trajectory.completion_ids):
+        if token == ends and (i + 1 == len(trajectory.completion_ids)
+                              or trajectory.completion_ids[i + 1 : i + 1 + len(opening)] == opening):  # fmt: skip
+            parts.append(trajectory.action_mask[start : i + 1])
+        elif token == ends:
+            start = i + 1
+    return parts
 
 
 def test_each_list_is_followed_once_and_only_the_answers_are_learnt_from(tiny):
     chat, rng = tiny[1], np.random.default_rng(6)
     for kind in ("contrast", "choices"):
-        groups = batch(kind, chat, rng, 4)
+        groups = batch(Lesson(kind, 4), chat, rng)
         assert max(map(len, groups)) > 1
         for group in groups:
-            answers = [chat.tokenizer.decode(row.completion_ids) for row in group]
-            sources = [re.search(r"I follow (.*?)\.", answer)[1] for answer in answers]
-            assert len(set(sources)) == len(sources)
             assert all(row.prompt_ids == group[0].prompt_ids and all(row.action_mask) for row in group)
-            shown = chat.tokenizer.decode(group[0].prompt_ids)
-            for source, answer in zip(sources, answers, strict=True):
-                numbers = re.search(r"boxed\{\[(.*?)\]", answer)[1]
-                order = re.search(rf"Candidates by {source}[^:]*: ([^<\n]*)", shown)[1]
-                assert re.findall(r"(\d+):", order)[:10] == numbers.split(", ")
+            sources = [followed(row) for row in group]
+            assert len(set(sources)) == len(sources)
+            assert all(row.answer is None or row.answer == declared_answer(row) for row in group if followed(row))
 
 
-def test_a_habit_makes_asking_for_lists_rarer_and_nothing_impossible():
+def test_the_habit_asks_and_weighs_what_says_least_more_often_and_makes_nothing_impossible(tiny):
     rng = np.random.default_rng(7)
-    first = [[some_tools(rng, 1, favour=favour)[0] for _ in range(2000)] for favour in (1.0, 2.0)]
-    shares = [np.mean([tool in LIST_TOOLS for tool in tools]) for tools in first]
-    assert shares == pytest.approx([2 / 7, 2 / 12], abs=0.03)
-    assert len(set(first[1])) == 7 and sorted(some_tools(rng, 7, favour=2.0)) == sorted(TOOLS)
+    bad = {"get_user_profile", "candidates_analyze", "get_rating_behavior"}
+    first = [[some_tools(rng, 1, list(TOOLS), habit)[0] for _ in range(3000)] for habit in (NO_HABIT, HABIT)]
+    shares = [np.mean([tool in bad for tool in tools]) for tools in first]
+    assert shares == pytest.approx([3 / 7, 4.8 / 8.2], abs=0.03)
+    assert len(set(first[1])) == 7 and "weigh_evidence" not in first[1]
+    weights = {name: [] for name in LISTS.values()}
+    for _ in range(300):
+        for name, weight in weights_of(played(tiny[1], rng, 6, random_world(rng, 2, 3), habit=HABIT)).items():
+            if name in weights:
+                weights[name].append(weight)
+    means = {name: np.mean(given) for name, given in weights.items()}
+    assert min(means[name] for name in ("profile", "ratings", "popularity")) > 1.8
+    assert max(means[name] for name in ("users", "items", "session")) < 1.4
+    assert all(set(given) == {0, 1, 2, 3} for given in weights.values())
 
 
-def test_pair_answers_agree_with_the_evidence_in_both_directions():
-    rng = np.random.default_rng(2)
-    for _ in range(40):
-        world = random_world(rng)
-        scores = shown_scores(world.collaborative.similar_users().scores)
-        for question, sign in (("more", 1), ("less", -1)):
-            turns = scripted_pair(world, rng, question, (1, 2), some_tools(rng, 7))
-            think = re.search(r"similar users: A (\d+) B (\d+)", turns[-1])
-            if think:
-                assert [int(think[1]), int(think[2])] == scores[:2].tolist()
-            sums = [sum(map(int, re.findall(rf" {side} (\d+)", turns[-1]))) for side in "AB"]
-            if sums[0] != sums[1]:
-                assert turns[-1].endswith(f"\\boxed{{{'A' if sign * (sums[0] - sums[1]) > 0 else 'B'}}}</answer>")
+def test_teachers_without_a_habit_have_no_favourite_list(tiny):
+    rng = np.random.default_rng(8)
+    rows = [evidence_of(played(tiny[1], rng, 7, random_world(rng, 2, 3))) for _ in range(500)]
+    means = [np.mean([row.get(name, 0) for row in rows]) for name in LISTS.values() if name != "items"]
+    assert np.ptp(means) < 0.35 and min(means) > 0.9  # items is asked of single items too
 
 
-def test_teachers_have_no_favourite_evidence():
-    rng = np.random.default_rng(3)
-    chosen = [choose_sources(Script([], {"x": None, "y": None, "z": None}), rng) for _ in range(3000)]
-    shares = [np.mean([source in sources for sources in chosen]) for source in "xyz"]
-    assert np.ptp(shares) < 0.05 and {len(sources) for sources in chosen} == {1, 2, 3}
+def test_a_thought_repeats_the_users_mood_once_it_has_been_asked(tiny):
+    """And the weights go their own way: no lesson says which list goes with which mood."""
+    rng, by_mood = np.random.default_rng(9), {"pleased": [], "let down": []}
+    for _ in range(600):
+        trajectory = played(tiny[1], rng, 5, random_world(rng, 1, 3))
+        asked = any(step.tool == "get_rating_behavior" for step in trajectory.steps if step.kind == "call")
+        said = [re.match(r"User (pleased|let down)\. I (weigh|follow)", step.text) for step in trajectory.steps]
+        moods = {match[1] for match in said if match}
+        told = re.search("Last rated .*: (pleased|let down)", "".join(s.text for s in trajectory.steps))
+        assert moods == ({told[1]} if asked and told else set())
+        for mood in moods:
+            by_mood[mood].append(weights_of(trajectory).get("popularity"))
+    means = [np.mean([w for w in weights if w is not None]) for weights in by_mood.values()]
+    assert abs(means[0] - means[1]) < 0.45 and 0.7 < len(by_mood["pleased"]) / len(by_mood["let down"]) < 1.4
 
 
-def test_titles_come_in_many_scripts():
+def test_made_up_tools_show_lists_that_can_be_weighed():
+    rng = np.random.default_rng(10)
+    for _ in range(50):
+        world = random_world(rng, 2, 3)
+        tool = made_up_tool(rng, 20)
+        world = replace(world, tools={tool.__name__: tool, "weigh_evidence": TOOLS["weigh_evidence"]})
+        takes = "item" in tool.__code__.co_varnames[: tool.__code__.co_argcount]
+        call_tool(tool.__name__, {"item": "h1"} if takes else {}, world)
+        (name,) = world.shown
+        assert "Error" not in call_tool("weigh_evidence", {"weights": f"{name} 2"}, world)
+
+
+def test_titles_come_in_many_scripts_and_can_be_long():
     rng = np.random.default_rng(4)
     titles = "".join(card.title for _ in range(40) for card in random_world(rng).candidates)
     for low, high in ((0x391, 0x3C9), (0x410, 0x44F), (0x4E00, 0x4FFF), (0xAC00, 0xAD00), (0x80, 0xBF)):
         assert any(low <= ord(c) <= high for c in titles)
+    assert all(len(long_title(rng)) >= 80 for _ in range(50))
 
 
-def test_numbers_and_scores_are_single_tokens(tiny):
+def test_numbers_scores_and_fixed_text_are_single_tokens(tiny):
     encode = lambda text: tiny[1].tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
-    assert all(len(encode(f"{before}{n}")) == 1 for n in range(1, 21) for before in ("", " ", ", "))
+    assert all(len(encode(f"{before}{n}")) == 1 for n in range(1, 101) for before in (" ", ", "))
+    assert all(len(encode(str(n))) == 1 for n in range(1, 21))
     assert all(len(encode(f":{n}")) == 1 for n in range(10, 100))
+    assert all(len(encode(text)) == 1 for text in SCAFFOLD)
+    for text in ('{"name": "x", "arguments": {"weights": "a 1"}}', "\\boxed{[100, 7]}", "Candidates by b: A:9, B:10"):
+        assert tiny[1].tokenizer.decode(encode(text)) == text
 
 
 def test_lessons_go_from_drills_to_worlds_and_can_be_learnt(tiny):
     model, chat = tiny
     rng = np.random.default_rng(5)
-    kinds = [{syllabus(Recipe(), np.random.default_rng([0, i]), phase)[0] for i in range(200)} for phase in range(4)]
-    assert kinds[:3] == [{"copy"}, {"contrast"}, {"contrast", "worlds", "choices"}]
-    assert kinds[3] == {"contrast", "habits", "choices"}
-    drills, worlds = batch("copy", chat, rng, 1), batch("worlds", chat, rng, 2)
-    assert {t.n_calls for group in drills for t in group} == {1} and {t.n_calls for g in worlds for t in g} == {2}
-    assert 0.5 < sum(len(t.completion_ids) for group in drills for t in group) / DRILL_TOKENS < 1.5
+    drawn = [[syllabus(Recipe(), np.random.default_rng([0, i]), phase) for i in range(2000)] for phase in range(4)]
+    kinds = [{lesson.kind for lesson in phase} for phase in drawn]
+    assert kinds == [{"copy"}, {"contrast"}, {"contrast", "worlds", "choices"}, {"contrast", "habits", "choices"}]
+    assert {lesson.size for lesson in drawn[2]} == {"usual", "long", "many"}
+    assert {lesson.n_calls for lesson in drawn[2]} == set(range(7))
+    drills, worlds = batch(Lesson("copy", 1), chat, rng), batch(Lesson("worlds", 2), chat, rng)
+    for groups, tokens in ((drills, DRILL_TOKENS), (worlds, LESSON_TOKENS)):
+        total = sum(len(group[0].prompt_ids) + sum(len(t.completion_ids) for t in group) for group in groups)
+        assert tokens <= total < 1.5 * tokens
+    many = batch(Lesson("worlds", 1, "many"), chat, rng)
+    assert max(len(re.findall(r"^\d+\. ", chat.tokenizer.decode(g[0].prompt_ids), re.M)) for g in many) > 20
     action, observation = cross_entropy(model, worlds)
     assert 5 < action < 9 and 5 < observation < 9  # an untrained policy: about log(vocabulary)
-    assert sum(CALLS) == pytest.approx(1)
+    assert sum(CALLS) == pytest.approx(1) and sum(HABIT_CALLS) == pytest.approx(1)
+
+
+def test_the_exam_counts_valid_answers_and_those_that_keep_their_word(tiny):
+    chat, rng = tiny[1], np.random.default_rng(11)
+    right = [played(chat, rng, 3) for _ in range(6)]
+    wrong = replace(right[0], answer=right[0].answer[::-1])
+    lost = replace(right[1], outcome="bad_turn", answer=None)
+    found = marks_of([*right, wrong, lost])
+    named = sum(declared_answer(t) is not None for t in [*right, wrong])
+    assert found["valid"] == 7 / 8 and found["named"] == named and found["exact"] == (named - 1) / named
+    for kind in KINDS:
+        worlds, questions = exam_worlds(kind, 4, rng)
+        assert len(worlds) == 4 and set(questions) == ({"more", "less"} if kind == "pairs" else {"rank"})
+        assert (min(len(w.candidates) for w in worlds) > 20) == (kind == "many candidates")
+        assert any(tools_of(world) != TOOLS for world in worlds) == (kind == "other tools")
+
+
+def test_a_saved_checkpoint_is_sharpened_by_a_factor_on_its_logits(tiny, tmp_path):
+    model, chat = tiny
+    before = [p.clone() for p in model.parameters()]
+    pretrain.save(model, chat, Recipe(sharpen=1.5), tmp_path / "saved")
+    saved, ids = pretrain.load(tmp_path / "saved"), torch.arange(40)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(saved(ids).logits, 1.5 * model(ids).logits)
+    for p, q in zip(model.parameters(), before, strict=True):
+        torch.testing.assert_close(p, q)
 
 
 def test_muon_is_torchs_in_fp32():
@@ -144,14 +242,20 @@ def test_muon_is_torchs_in_fp32():
         assert (torch.linalg.svdvals(orthogonalise(torch.randn(shape))) - 1).abs().max() < 0.4
 
 
+def made(folder):
+    folder.mkdir()
+    return folder
+
+
 def test_an_interrupted_pre_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     recipe = Recipe(steps=3, habit_steps=1, hidden=32, layers=2, longest=(1, 1))
     tokenizer = pretrain.new_tokenizer(np.random.default_rng(0), worlds=60)
     chat = pretrain.ChatFormat.of(tokenizer, brief=True)
     monkeypatch.setattr(pretrain, "KEEP_EVERY", 2)
     monkeypatch.setattr(lessons, "DRILL_TOKENS", 400)
+    monkeypatch.setattr(lessons, "LESSON_TOKENS", 400)
     whole, parted = (pretrain.new_policy(recipe, len(tokenizer)) for _ in range(2))
-    log = pretrain.train(whole, chat, recipe, 0, tmp_path / "whole.safetensors")
+    log = pretrain.train(whole, chat, recipe, 0, made(tmp_path / "whole"))
 
     def stop_at_the_fourth(model, steppers, batch, recipe, step, real=pretrain.train_step):
         if step == 3:
@@ -160,13 +264,14 @@ def test_an_interrupted_pre_training_goes_on_to_the_same_weights(tmp_path, monke
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(pretrain, "train_step", stop_at_the_fourth)
-        pretrain.train(parted, chat, recipe, 0, tmp_path / "parted.safetensors")
+        pretrain.train(parted, chat, recipe, 0, made(tmp_path / "parted"))
     parted = pretrain.new_policy(recipe, len(tokenizer))
-    again = pretrain.train(parted, chat, recipe, 0, tmp_path / "parted.safetensors")
+    again = pretrain.train(parted, chat, recipe, 0, tmp_path / "parted")
     assert [row["action_ce"] for row in again] == [row["action_ce"] for row in log]
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parted.parameters(), strict=True))
     other = replace(recipe, muon_rate=0.01)
-    assert not pretrain.resume(tmp_path / "parted.safetensors", parted, pretrain.optimizers(parted, other), other)
+    kept = tmp_path / "parted" / pretrain.UNFINISHED
+    assert not pretrain.resume(kept, parted, pretrain.optimizers(parted, other), other)
 
 
 @pytest.mark.all

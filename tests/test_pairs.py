@@ -1,5 +1,7 @@
 """Pair-wise questions as a measurement: all four forms, and log-odds that are those of the model."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ AGENT = {"max_calls": 2, "max_turn_tokens": 20, "max_completion_tokens": 200, "b
 
 def test_a_pair_is_asked_in_both_directions_and_both_orders(context):
     questions = four_questions(PAIR, context)
-    assert [(q.kind, q.pair, q.right) for q in questions] == [
+    assert [(q.kind, q.context.pair, q.right) for q in questions] == [
         ("more", (4, 9), "A"), ("more", (9, 4), "B"), ("less", (4, 9), "B"), ("less", (9, 4), "A"),
     ]  # fmt: skip
     assert len({q.task_id for q in questions}) == 4
@@ -31,8 +33,9 @@ def test_questions_are_played_and_rewarded(tiny, context):
 
 def test_log_odds_are_those_of_the_model_given_what_was_written_before(tiny, context):
     model, chat = tiny
-    prompt = chat.prompt_ids(context, "more", (4, 9))
-    turns = [write_call("get_similar_users", {}, "I ask."), write_answer("B", "I follow similar users.")]
+    context = replace(context, pair=(4, 9))
+    prompt = chat.prompt_ids(context, "more")
+    turns = [write_call("get_similar_users", {}, "I ask."), write_answer("B", "I follow users.")]
     asked = [run_script(turns, context, chat, "more", prompt), run_script(turns[1:], context, chat, "more", prompt)]
     found = letter_log_odds(Policy(model, chat.tokenizer, True), asked, batch_rows=2)
     b, a = (chat.tokenizer.convert_tokens_to_ids(letter) for letter in "BA")
@@ -50,7 +53,7 @@ def test_a_list_is_held_to_the_format_and_no_answer_is_nan(tiny, context):
     ten = run_script([write_answer(list(range(1, 11)), "Thought.")], context, chat, "more")
     silent = run_script(["<think>nothing"], context, chat, "more")
     for trajectory in (letter, ten, silent):
-        trajectory.prompt_ids = chat.prompt_ids(context, "more", (4, 9))
+        trajectory.prompt_ids = chat.prompt_ids(replace(context, pair=(4, 9)), "more")
     found = letter_log_odds(Policy(model, chat.tokenizer, True), [letter, ten, silent])
     assert found[0] == pytest.approx(found[1], abs=1e-4) and np.isnan(found[2])
 

@@ -24,7 +24,7 @@ CAME_LATER = {
     "policy": {"revision": "main", "chat_template": "own", "attention": "sdpa", "gradient_checkpointing": False},
     "warm_start": {"steps": 0, "batch": 8, "micro_batch": 8, "learning_rate": 1e-3, "warmup_steps": 4},
     "tasks": {"n_candidates": 20, "history_length": 10, "min_history": 3},
-    "agent": {"engine": "own", "vllm": {
+    "agent": {"weigh_evidence": False, "engine": "own", "vllm": {
         "mode": "colocate", "gpu_memory_utilization": 0.3, "tensor_parallel_size": 1, "enable_sleep_mode": False,
         "server_base_url": None,
     }},

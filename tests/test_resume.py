@@ -168,7 +168,7 @@ class Stage:
 
     def train(self) -> None:
         worlds = [random_world(np.random.default_rng(i), 3, 3) for i in range(10)]
-        questions = [Question(f"q{i}", world, "rank", 7, None, tuple(range(20))) for i, world in enumerate(worlds)]
+        questions = [Question(f"q{i}", world, "rank", 7, tuple(range(20))) for i, world in enumerate(worlds)]
         with open_run(self.folder, {"seed": 0}) as run:
             settings = STEPS | {"save_every": self.save_every}
             profile = {"policy": {}, "agent": AGENT, "rta": settings, "tracking": OFF}

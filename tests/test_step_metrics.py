@@ -1,10 +1,14 @@
 """A row of metrics.csv, figure by figure, against counts made by hand."""
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agenticrec_lite.agent.question import Question
 from agenticrec_lite.agent.trajectory import Step, Trajectory
-from agenticrec_lite.training.metrics import step_metrics, trajectory_rows
+from agenticrec_lite.tools import LISTS
+from agenticrec_lite.training.metrics import split_variance, step_metrics, trajectory_rows
 
 
 def trajectory(reward, calls=(), outcome="answered", question="rank", actions=2, observed=1):
@@ -32,6 +36,9 @@ def test_every_figure_by_hand():
         "valid": 5 / 9,
         "calls": 4 / 9,
         "positive_with_tool": 2 / 4,
+        "protocol_variance": (2 * (0.55 + 1) ** 2 / 9) / 3,  # of the first group alone: valid mean .55, invalid -1
+        "evidence_variance": (2 * 0.55**2 / 3) / 3,
+        **dict.fromkeys([f"weight_{name}" for name in LISTS.values()], 0.0),
         "zero_advantage": 2 / 3,  # all rewards of a group alike, whatever they are
         "dropped_groups": 1 / 3,  # all rewards negative
         "completion_tokens": (9 * 3 + 4) / 9,
@@ -45,6 +52,39 @@ def test_every_figure_by_hand():
         "outcome_length": 1 / 9,
     }
     assert row == pytest.approx(expected)
+
+
+@given(st.lists(st.tuples(st.floats(-1, 1.1), st.booleans()), min_size=8, max_size=8))
+def test_the_two_variances_add_up_to_the_whole(drawn):
+    rewards, valid = (np.array(column).reshape(-1, 4) for column in zip(*drawn, strict=True))
+    protocol, evidence = split_variance(rewards, valid)
+    assert protocol + evidence == pytest.approx(rewards.var(1).mean()) and evidence >= 0 and protocol >= -1e-12
+    alike = np.ones_like(valid)
+    assert split_variance(rewards, alike) == pytest.approx((0.0, rewards.var(1).mean()))
+
+
+def weighing(weights: str, source: str = "weighed evidence", outcome: str = "answered", said: str = "") -> Trajectory:
+    """Lists of users and items, weights, and an answer that follows `source`."""
+    played = trajectory(0.5, outcome=outcome)
+    played.steps = [
+        Step("call", "", "get_similar_users", {}), Step("observation", "Candidates by users: 2:60, 1:40"),
+        Step("call", "", "weigh_evidence", {"weights": weights}),
+        Step("observation", said or "Candidates by weighed evidence: 2:60, 1:40"), Step("think", f"I follow {source}."),
+    ]  # fmt: skip
+    return played
+
+
+def test_mean_weights_are_of_what_valid_answers_follow():
+    """3 and 1 of users are weighed, 1 is copied; a failed weighing and an invalid trajectory count nothing."""
+    group = [
+        weighing("users 3, items 1"), weighing("users 1, items 0, novelty 2"), weighing("users 2", source="users"),
+        weighing("items 3", said="Error: no list 'items' has been shown; shown so far: users."),
+        weighing("users 3", outcome="bad_turn"),
+    ]  # fmt: skip
+    row = step_metrics(group, 5)
+    assert {name: row[f"weight_{name}"] for name in ("users", "items", "session", "novelty")} == {
+        "users": 5 / 4, "items": 1 / 4, "session": 0, "novelty": 2 / 4,
+    }  # fmt: skip
 
 
 def test_pairs_have_figures_of_their_own():
@@ -65,7 +105,7 @@ def test_a_step_without_a_right_answer_or_an_action_has_no_share_of_them():
 def test_a_logged_trajectory_knows_its_question():
     played = trajectory(0.5)
     played.task_id = "b"
-    questions = {name: Question(name, None, "rank", right, None, (right, 8)) for name, right in (("a", 3), ("b", 4))}
+    questions = {name: Question(name, None, "rank", right, (right, 8)) for name, right in (("a", 3), ("b", 4))}
     (row,) = trajectory_rows([played], questions, "rta", 7, 2)
     wanted = {"step": 7, "stage": "rta", "seed": 2, "positive": 4, "candidates": (4, 8), "task_id": "b", "reward": 0.5}
     assert wanted.items() <= row.items() and "completion_ids" not in row

@@ -1,4 +1,4 @@
-"""The seven tools, on a task small enough to check by hand."""
+"""The paper's seven tools and the calculator, on a task small enough to check by hand."""
 
 import re
 from dataclasses import replace
@@ -6,15 +6,18 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import FixedEvidence
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agenticrec_lite.data import make_log
 from agenticrec_lite.data.tasks import RankingTask
 from agenticrec_lite.recommenders import Popularity
-from agenticrec_lite.tools import TOOLS, ItemCard, TaskContext, call_tool, schema
+from agenticrec_lite.tools import LISTS, PAPER_TOOLS, TOOLS, ItemCard, TaskContext, call_tool, schema, show_list
 from agenticrec_lite.tools.behavior import describe_last_rating
-from agenticrec_lite.tools.text import escape, ordered_candidates, shown_scores, standardise
+from agenticrec_lite.tools.lists import WEIGHED, read_weights
+from agenticrec_lite.tools.profile import facts_in_common
+from agenticrec_lite.tools.text import escape, shown_scores, standardise
 from agenticrec_lite.tools.toolbox import Toolbox
 
 PAPER = {
@@ -28,8 +31,16 @@ PAPER = {
 }
 
 
+def fixed_context() -> TaskContext:
+    """The task of the fixture `context`, anew for each example."""
+    cards = [ItemCard(f"Film {i}", count=i) for i in range(1, 21)]
+    return TaskContext([ItemCard("Jaws")], [5.0], cards, FixedEvidence())
+
+
 def test_the_seven_tools_have_the_papers_names_and_arguments():
-    assert {name: list(schema(tool)["function"]["parameters"]["properties"]) for name, tool in TOOLS.items()} == PAPER
+    takes = {name: list(schema(tool)["function"]["parameters"]["properties"]) for name, tool in TOOLS.items()}
+    assert {name: takes[name] for name in PAPER_TOOLS} == PAPER
+    assert takes == PAPER | {"weigh_evidence": ["weights"]}
     for tool in TOOLS.values():
         described = schema(tool)["function"]
         assert described["description"].endswith(".")
@@ -61,15 +72,94 @@ def test_a_wrong_argument_says_what_is_wrong(context, name, arguments, says):
     assert says in call_tool(name, arguments, context)
 
 
-@pytest.mark.parametrize("name", ["get_similar_users", "get_similar_items"])
-def test_collaborative_tools_order_all_candidates(context, name):
-    numbers = [int(n) for n in re.findall(r" (\d+):\d\d\b", call_tool(name, {}, context))]
-    assert numbers == (list(range(20, 0, -1)) if name == "get_similar_users" else list(range(1, 21)))
+@pytest.mark.parametrize("tool, name", LISTS.items())
+def test_a_list_tool_orders_all_candidates_by_its_own_evidence(context, tool, name):
+    listed = call_tool(tool, {}, context).splitlines()[-1]
+    numbers = [int(n) for n in re.findall(r"(\d+):\d\d\b", listed)]
+    assert listed.startswith(f"Candidates by {name}: ") and sorted(numbers) == list(range(1, 21))
+    down, up = list(range(20, 0, -1)), list(range(1, 21))
+    by_seven = sorted(up, key=lambda n: (-((n - 1) % 7), -n))  # equal scores: the more popular first
+    orders = {"users": down, "items": up, "session": by_seven, "popularity": down, "ratings": down, "profile": down}
+    assert numbers == orders[name] == context.shown[name].order.tolist()
 
 
 def test_similar_items_takes_one_item_or_the_whole_history(context):
-    assert "by similarity to h2: 2:99" in call_tool("get_similar_items", {"item_title": "Alien"}, context)
-    assert "by similar items: 1:" in call_tool("get_similar_items", {}, context)
+    assert "by like h2: 2:99, 20:" in call_tool("get_similar_items", {"item_title": "Alien"}, context)
+    assert "by items: 1:" in call_tool("get_similar_items", {}, context)
+
+
+def weighed_by_hand(context, weights):
+    """The order by the sum of shown scores, the more popular first where it is equal, and the weighted means."""
+    total = [sum(w * context.shown[name].scores[i] for name, w in weights.items()) for i in range(20)]
+    order = sorted(range(20), key=lambda i: (-total[i], -context.candidates[i].count))
+    return ", ".join(f"{i + 1}:{round(total[i] / sum(weights.values()))}" for i in order)
+
+
+@given(st.dictionaries(st.sampled_from(list(LISTS.values())), st.integers(0, 3), min_size=1))
+def test_the_calculator_adds_up_shown_scores(weights):
+    task = fixed_context()
+    for tool in LISTS:
+        call_tool(tool, {}, task)
+    said = call_tool("weigh_evidence", {"weights": ", ".join(f"{k} {w}" for k, w in weights.items())}, task)
+    if not any(weights.values()):
+        assert said == "Error: all weights are 0; at least one list must count."
+    else:
+        by_hand = weighed_by_hand(task, weights)
+        ours = dict(pair.split(":") for pair in said.split(": ", 1)[1].split(", "))
+        theirs = dict(pair.split(":") for pair in by_hand.split(", "))
+        assert list(ours) == list(theirs) and all(abs(int(ours[n]) - int(theirs[n])) <= 1 for n in ours)
+
+
+@pytest.mark.parametrize(("weights", "says"), [
+    ("users 1, items 2", "no list 'items' has been shown; shown so far: users."),
+    ("users 4", "weights are written like"), ("users", "weights are written like"), ("users -1", "written like"),
+    ("users 1, users 2", "'users' is named twice"), ("users 0", "all weights are 0"), ("", "weights are written like"),
+    (f"{WEIGHED} 1", "no list 'weighed evidence' has been shown"),
+])  # fmt: skip
+def test_the_calculator_says_what_is_wrong(context, weights, says):
+    call_tool("get_similar_users", {}, context)
+    if WEIGHED in weights:
+        call_tool("weigh_evidence", {"weights": "users 1"}, context)
+    said = call_tool("weigh_evidence", {"weights": weights}, context)
+    assert said.startswith("Error: ") and says in said
+
+
+def test_weights_are_read_as_they_are_written():
+    assert read_weights("users 1, like h3 0,session 3") == {"users": 1, "like h3": 0, "session": 3}
+
+
+def test_without_a_list_there_is_nothing_to_weigh(context):
+    assert "shown so far: none." in call_tool("weigh_evidence", {"weights": "users 1"}, context)
+
+
+def test_of_a_pair_tools_show_nothing_else(context):
+    """A is 9, B is 4; scores stay those of the ranking, so that a weight means the same."""
+    for tool in LISTS:
+        call_tool(tool, {}, context)
+    pair = replace(context, pair=(9, 4), shown={})
+    said = {tool: call_tool(tool, {}, pair).splitlines()[-1] for tool in LISTS}
+    users = context.shown["users"].scores
+    assert said["get_similar_users"] == f"Candidates by users: A:{users[8]}, B:{users[3]}"
+    assert said["get_similar_items"].startswith("Candidates by items: B:")
+    assert "Drama A, B." in call_tool("candidates_analyze", {}, replace(pair, candidates=[
+        replace(card, categories=("Drama",)) for card in pair.candidates]))  # fmt: skip
+    assert call_tool("weigh_evidence", {"weights": "users 1, items 1"}, pair).startswith("Candidates by weighed")
+    assert call_tool("item_info_search", {"item_name": "B"}, pair).startswith("B. Film 4:")
+    assert pair.find("A") == ("c", 8) and "candidate A-B" in call_tool("item_info_search", {"item_name": "9"}, pair)
+
+
+def test_what_a_list_does_not_tell_apart_is_ordered_by_popularity(context):
+    """The fixture's count is the number itself, so the last comes first; equal counts keep their place."""
+    assert show_list(context, "nothing", [1.0] * 20).startswith("Candidates by nothing: 20:50, 19:50, 18:50")
+    same = replace(context, candidates=[replace(card, count=5) for card in context.candidates])
+    assert show_list(same, "nothing", [1.0] * 20).startswith("Candidates by nothing: 1:50, 2:50, 3:50")
+
+
+def test_the_profile_is_the_cosine_of_facts(context):
+    """Jaws has three facts (Horror, 1970s, its word), the candidate those and its price."""
+    like = ItemCard("The big Jaws", ("Horror",), 5.0, 1979)
+    alike = facts_in_common(replace(context, history=[context.history[0]], candidates=[like, *context.candidates]))
+    assert alike[0] == pytest.approx(3 / np.sqrt(3 * 4)) and (alike[1:] == 0).all()
 
 
 class NoEmbeddings(Popularity):
@@ -105,13 +195,13 @@ def test_a_neighbour_shares_something(small_shop):
     assert call_tool("get_similar_users", {}, context).startswith("Similar users took: T1.\n")
     items = call_tool("get_similar_items", {}, context).splitlines()
     assert items[0] == "Similar to the history: T1."
-    assert items[1].startswith("Candidates by similar items: 1:76, 2:41, 3:41, 4:41")
+    assert items[1].startswith("Candidates by items: 1:76, 2:41, 3:41, 4:41")
 
 
 def test_what_nobody_took_together_has_no_neighbours(small_shop):
     context = asked(small_shop, [3], [1, 2, 4])
     assert call_tool("get_similar_items", {}, context) == (
-        "Similar to the history: nothing known.\nCandidates by similar items: nothing tells them apart."
+        "Similar to the history: nothing known.\nCandidates by items: 1:50, 2:50, 3:50"
     )
     assert call_tool("get_similar_users", {}, context).startswith("Similar users took: T3.\n")  # user 2, and no other
 
@@ -120,7 +210,7 @@ def test_what_nobody_took_together_has_no_neighbours(small_shop):
 def test_of_an_unknown_history_nothing_is_known(small_shop, history):
     context = asked(small_shop, history, [0, 1, 2])
     assert call_tool("get_similar_users", {}, context) == (
-        "Similar users took: nothing known.\nCandidates by similar users: nothing tells them apart."
+        "Similar users took: nothing known.\nCandidates by users: 2:50, 1:50, 3:50"
     )
     assert "to the history: nothing known.\n" in call_tool("get_similar_items", {}, context)
     assert context.collaborative.votes()[0].tolist() == [] and context.collaborative.votes()[1].tolist() == [0, 0, 0]
@@ -128,7 +218,7 @@ def test_of_an_unknown_history_nothing_is_known(small_shop, history):
 
 def test_a_candidate_that_nobody_took_is_similar_to_nothing(small_shop):
     said = call_tool("get_similar_items", {"item_title": "4"}, asked(small_shop, [0, 1], [1, 2, 3, 6]))
-    assert said == "Similar to 4: nothing known.\nCandidates by similarity to 4: nothing tells them apart."
+    assert said == "Similar to 4: nothing known.\nCandidates by like 4: 1:50, 2:50, 3:50, 4:50"
 
 
 def test_cards_are_made_when_they_are_asked_for(small_shop):
@@ -150,10 +240,14 @@ def test_a_sentence_on_the_last_rating(stars, sentence, context):
 
 
 def test_groups_and_behaviour(context):
-    analysed = call_tool("candidates_analyze", {}, context).splitlines()
-    assert analysed[1].startswith("Comedy: 20:") and analysed[2].startswith("Drama: 19:")
-    assert call_tool("get_rating_behavior", {}, context) == "High: h1. Middle: none. Low: none. Not rated: h2."
-    assert call_tool("get_session_behavior", {}, context) == "Last 3: Horror 2. Before: nothing. No clear shift."
+    analysed, rated, moved = (
+        call_tool(name, {}, context).splitlines()
+        for name in ("candidates_analyze", "get_rating_behavior", "get_session_behavior")
+    )
+    odd, even = (", ".join(map(str, range(start, 21, 2))) for start in (1, 2))
+    assert analysed[0] == f"By category: Drama {odd}; Comedy {even}."
+    assert rated[0] == "High: h1. Middle: none. Low: none. Not rated: h2. Last not rated."
+    assert moved[0] == "Last 3: Horror 2. Before: nothing. No clear shift."
     assert "likes Horror (2 of 2), SciFi (1 of 2), mostly from the 1970s" in call_tool("get_user_profile", {}, context)
 
 
@@ -161,7 +255,7 @@ def test_groups_and_behaviour(context):
 def test_shown_scores_never_contradict_the_order(scores):
     shown = shown_scores(scores)
     assert ((shown >= 10) & (shown <= 99)).all()
-    listed = [int(p.split(":")[1]) for p in ordered_candidates(scores).split(", ")]
+    listed = [int(p.split(":")[1]) for p in show_list(fixed_context(), "any", scores).split(": ")[1].split(", ")]
     assert listed == sorted(listed, reverse=True)
 
 

@@ -1,5 +1,7 @@
 """The ranking task in trl's own trainer: schemas, calls, rewards, and one real step."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from datasets import Dataset
@@ -49,7 +51,7 @@ def test_what_does_not_belong_together_is_refused(context):
     with pytest.raises(UserError, match="at least one question"):
         environment_factory([])
     with pytest.raises(UserError, match="of kind 'rank' and have the same tools"):
-        environment_factory([Question("a", context, "more", "A", (1, 2))])
+        environment_factory([Question("a", replace(context, pair=(1, 2)), "more", "A")])
 
 
 def test_stock_trl_trains_on_it(context, tmp_path, monkeypatch):

@@ -25,6 +25,7 @@ from agenticrec_lite.tools.registry import accepted, parameters
 from agenticrec_lite.tools.text import escape
 
 WEIGH = "weigh_evidence"
+MOST_MISTAKES = 2  # in a demonstration: they count as calls
 WEIGHS = (0.25, 0.8)  # probability that a teacher weighs one list, or several, where there is the tool for it
 
 
@@ -73,14 +74,16 @@ def demonstration(rng: np.random.Generator, n_calls: int, habit: Habit = NO_HABI
         rng: Source of everything random.
         n_calls: Calls before the calculator's.
         habit: What the teacher prefers.
-        mistakes: Probability of a mistake before each call.
+        mistakes: Probability of a mistake before each call; there are MOST_MISTAKES at most.
     """
 
     def turns(environment: RankingEnvironment) -> Iterator[str]:
         context = environment.context
         called: list[str] = []
+        wrong = 0
         for name in some_tools(rng, n_calls, list(tools_of(context)), habit):
-            if rng.random() < mistakes:
+            if wrong < MOST_MISTAKES and rng.random() < mistakes:
+                wrong += 1
                 yield a_mistake(context, rng, called)
             called.append(write_call(name, some_arguments(name, context, rng)))
             yield called[-1]

@@ -109,7 +109,7 @@ def train_rta(experiment: Experiment, watch: Callable[[list[dict]], None] | None
     wanted = settings["steps"] * settings["tasks_per_step"]
     tasks = experiment.training[:wanted]
     questions = [
-        Question(task.task_id, context, "rank", task.positive, None, task.candidates)
+        Question(task.task_id, context, "rank", task.positive, task.candidates)
         for task, context in zip(tasks, experiment.early_toolbox.contexts(tasks), strict=True)
     ]
     train(experiment, "rta", (questions * EPOCHS)[:wanted], watch)

@@ -84,7 +84,8 @@ def _drills(lesson: Lesson, chat: ChatFormat, rng: np.random.Generator) -> Batch
         if lesson.kind == "contrast":
             groups.append(_each_followed(world, chat, rng, lesson.n_calls, "rank", start))
         else:
-            groups.append([teacher.run_script(teacher.demonstration(rng, lesson.n_calls), world, chat, "rank", start)])
+            row = teacher.run_script(teacher.demonstration(rng, lesson.n_calls), world, chat, "rank", start)
+            groups.append([_answer_only(row)])  # which tool it calls, nothing says: there is no prompt that lists them
         tokens += len(groups[-1][0].prompt_ids) + sum(len(row.completion_ids) for row in groups[-1])
     return groups
 

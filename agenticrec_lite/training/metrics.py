@@ -66,8 +66,9 @@ def split_variance(rewards: np.ndarray, valid: np.ndarray) -> tuple[float, float
 def mean_weights(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     """weight_<list>: the mean weight behind a valid answer; a list that it does not use counts 0, a copied one 1."""
     used = [evidence_of(t) for t in trajectories if t.valid]
-    others = sorted({name for row in used for name in row if " " not in name and name not in LISTS.values()})
-    return {f"weight_{name}": float(np.mean([row.get(name, 0) for row in used])) for name in (*LISTS.values(), *others) if used}
+    single = {name for row in used for name in row if name.startswith("like ")}  # one item's neighbours
+    lists = dict.fromkeys([*LISTS.values(), *sorted({name for row in used for name in row} - single)])
+    return {f"weight_{name}": float(np.mean([row.get(name, 0) for row in used])) for name in lists if used}
 
 
 def trajectory_rows(
