@@ -3,14 +3,18 @@
 from collections.abc import Iterable
 
 BASELINES = ("popularity", "itemknn", "caser", "gru4rec", "sasrec")
+LISTS = ("list_users", "list_items", "list_session", "list_profile", "list_ratings", "list_popularity")
+WEIGHTS = ("equal_weights", "fixed_weights")
 METHODS = (
-    "random", *BASELINES, "ceiling", "bayes", "oracle", "frozen", "warm_start", "sft", "frozen_r", "trained_r", "rta",
-    "ppr",
+    "random", *BASELINES, *LISTS, *WEIGHTS, "ceiling", "bayes", "oracle", "frozen", "warm_start", "sft", "frozen_r",
+    "trained_r", "rta", "ppr",
 )  # fmt: skip
 LABELS = {
     "random": "random order", "popularity": "popularity", "itemknn": "ItemKNN", "caser": "Caser", "gru4rec": "GRU4Rec",
-    "sasrec": "SASRec", "ceiling": "evidence ceiling", "bayes": "Bayes", "oracle": "oracle",
-    "frozen": "frozen policy", "warm_start": "warm start", "sft": "fine-tuned", "frozen_r": "before RL, no tools",
+    "sasrec": "SASRec", **{name: name.replace("_", " ") for name in LISTS},
+    "equal_weights": "equal weights", "fixed_weights": "fixed weights", "ceiling": "evidence ceiling",
+    "bayes": "Bayes", "oracle": "oracle", "frozen": "frozen policy", "warm_start": "warm start", "sft": "fine-tuned",
+    "frozen_r": "before RL, no tools",
     "trained_r": "RTA, no tools", "rta": "RTA", "ppr": "RTA + PPR",
 }  # fmt: skip
 
@@ -36,5 +40,5 @@ def compared(names: Iterable[str]) -> list[tuple[str, str]]:
     """Pairs (a, b) of some methods of which tables give the paired difference a - b."""
     names = list(names)
     pairs = [("rta", "frozen"), ("warm_start", "frozen"), ("rta", "warm_start"), ("ppr", "rta")]
-    pairs += [(stage, name) for stage in ("rta", "ppr") for name in baselines(names)]
+    pairs += [(stage, name) for stage in ("rta", "ppr") for name in (*baselines(names), *LISTS, *WEIGHTS)]
     return [pair for pair in pairs if set(pair) <= set(names)]

@@ -8,7 +8,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agenticrec_lite.agent.prompts import ChatFormat
-from agenticrec_lite.agent.teacher import LIST_TOOLS, run_script, scripted_ranking, some_tools
+from agenticrec_lite.agent.teacher import demonstration, run_script
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.plan import cpu_has_bf16
 from agenticrec_lite.policy import add_adapter, save_adapter, smollm2_folder
@@ -48,6 +48,6 @@ def _scripted(chat: ChatFormat, contexts, rng: np.random.Generator) -> list[Traj
     played = []
     for group, world in enumerate(contexts):
         prompt = chat.prompt_ids(world)
-        turns = [scripted_ranking(world, rng, some_tools(rng, CALLS, LIST_TOOLS)) for _ in range(EPISODES)]
-        played += [replace(run_script(each, world, chat, "rank", prompt), group=group) for each in turns]
+        scripts = [demonstration(rng, CALLS) for _ in range(EPISODES)]
+        played += [replace(run_script(each, world, chat, "rank", prompt), group=group) for each in scripts]
     return played

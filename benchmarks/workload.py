@@ -62,6 +62,9 @@ class Broken:
     def similar_items(self, place) -> Evidence:
         raise ToolError("the service is down.")
 
+    def next_items(self) -> Evidence:
+        raise ToolError("the service is down.")
+
     def __iter__(self):
         raise ToolError("the service is down.")
 

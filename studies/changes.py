@@ -68,6 +68,9 @@ class Liar:
     def similar_items(self, place: tuple[str, int] | None) -> Evidence:
         return self.inner.similar_items(place)
 
+    def next_items(self) -> Evidence:
+        return self.inner.next_items()
+
 
 @dataclass
 class Lies:
@@ -119,7 +122,7 @@ def shuffled(number: int) -> Callable[..., Sequence[int]]:
 
 
 def with_broken(names: Sequence[str]) -> list[Callable[..., str]]:
-    """The paper's tools, some of which answer every call with an error. A call of them counts, as any does."""
+    """The package's tools, some of which answer every call with an error. A call of them counts, as any does."""
     return [broken(tool) if name in names else tool for name, tool in TOOLS.items()]
 
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -10,8 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from agenticrec_lite.data import InteractionLog, RankingTask, build_tasks, temporal_split
-from agenticrec_lite.evaluation.metrics import ndcg, ranks_from_scores
+from agenticrec_lite.data import InteractionLog
 from agenticrec_lite.recommenders import GRU4Rec, SASRec
 from agenticrec_lite.recommenders.base import Recommender
 from agenticrec_lite.recommenders.gru4rec import GRU4RecNetwork
@@ -130,32 +129,12 @@ RECOMMENDERS: dict[str, Callable[[InteractionLog], Recommender]] = {
     ),
     "weighed": lambda log: CatalogueGRU4Rec(log.items, own=False, dropout=0.5, epochs=16, width=128),
 }
-VALIDATION = 1200  # tasks that the weight is chosen on
-WEIGHTS = (0.0, 0.1, 0.2, 0.35, 0.5)  # of the neighbours' votes; the last is that of every other run
 
 
-def asking(name: str, weigh: bool = False) -> Callable[..., Toolbox]:
-    """The tools ask another sequential recommender than SASRec.
-
-    If `weigh`, the neighbours' votes count as much as is best on the validation tasks.
-    """
+def asking(name: str) -> Callable[..., Toolbox]:
+    """The tools ask another sequential recommender than SASRec."""
 
     def fit(log: InteractionLog, rows: slice, seed: int, **settings) -> Toolbox:
-        box = Toolbox.fit(log, rows, seed, sequential=RECOMMENDERS[name](log), **settings)
-        if not weigh:
-            return box
-        split = temporal_split(log)
-        same = rows == split.rows("train")
-        judge = box if same else Toolbox.fit(log, split.rows("train"), seed, sequential=RECOMMENDERS[name](log))
-        return replace(box, vote_weight=best_weight(judge, build_tasks(log, split, "validation", VALIDATION, seed)))
+        return Toolbox.fit(log, rows, seed, sequential=RECOMMENDERS[name](log), **settings)
 
     return fit
-
-
-def best_weight(box: Toolbox, tasks: Sequence[RankingTask]) -> float:
-    """Of WEIGHTS, that with which the list of get_similar_users has the highest N@10 on these tasks."""
-    asked = [context.collaborative for context in box.contexts(tasks)]
-    wanted = np.stack([standardise(each.wanted) for each in asked])
-    votes = np.stack([standardise(each.votes()[1]) for each in asked])
-    positives = [task.positive for task in tasks]
-    return max(WEIGHTS, key=lambda weight: ndcg(ranks_from_scores(wanted + weight * votes, positives), 10))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from agenticrec_lite.experiment.stages import KINDS
-from agenticrec_lite.tools import TOOLS
+from agenticrec_lite.tools import PAPER_TOOLS, TOOLS
 from agenticrec_lite.training.mining import HardNegative
 from studies import changes, evidence
 
@@ -83,8 +83,7 @@ VARIANTS: dict[str, Variant] = {
                           ("catalogue", "SASRec and GRU4Rec that read the catalogue, too"),
                           ("catalogue-only", "SASRec and GRU4Rec that know items by the catalogue alone"))},
     "asks-weighed": Variant("The tools' sequential recommender is a larger GRU4Rec that knows items by the catalogue "
-                            "alone, and their neighbours' votes weigh what is best on validation tasks", "all", "ppr",
-                            parts={"evidence": evidence.asking("weighed", weigh=True)}),
+                            "alone", "all", "ppr", parts={"evidence": evidence.asking("weighed")}),
     "leak": Variant("Tools that have seen the training targets", parts={"evidence": changes.leaked}),
     "std": Variant("Advantages divided by the group's standard deviation",
                    parts={"advantages": changes.standardised_advantages}),
@@ -115,9 +114,9 @@ VARIANTS: dict[str, Variant] = {
     "half": _exploratory("Half of the steps: what the exploratory variants are compared with"),
     **{f"without-{name}": _exploratory(f"{name} answers with an error", parts={"tools": changes.with_broken([name])})
        for name in TOOLS},
-    **{f"alone-{name}": _exploratory(f"All tools but {name} answer with an error",
-                                     parts={"tools": changes.with_broken([other for other in TOOLS if other != name])})
-       for name in TOOLS},
+    **{f"alone-{name}": _exploratory(f"All of the paper's tools but {name} answer with an error", parts={
+           "tools": changes.with_broken([other for other in PAPER_TOOLS if other != name])})
+       for name in PAPER_TOOLS},
     **{f"lies-{p}": _exploratory(f"get_similar_users lies in {p} % of the tasks",
                                  parts={"evidence": changes.lies(p / 100)})
        for p in (25, 50, 75)},

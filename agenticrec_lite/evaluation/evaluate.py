@@ -1,7 +1,6 @@
 """Evaluate policies, baselines and the evidence ceiling on the same ranking tasks."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from agenticrec_lite.data.tasks import RankingTask
 from agenticrec_lite.evaluation.metrics import ranks_from_scores, summarize
 from agenticrec_lite.recommenders.base import Recommender
 from agenticrec_lite.runs import processes
-from agenticrec_lite.tools import LISTS, TOOLS, TaskContext
+from agenticrec_lite.tools import TaskContext
 from agenticrec_lite.tools.profile import facts_in_common
 from agenticrec_lite.tools.text import standardise
 from agenticrec_lite.tools.toolbox import Toolbox
@@ -83,15 +82,6 @@ def summarize_trajectories(trajectories: Sequence[Trajectory], tasks: Sequence[R
     """Metrics, share of valid answers and calls a trajectory, with intervals that resample users."""
     valid, calls = [t.valid for t in trajectories], [t.n_calls for t in trajectories]
     return summarize(trajectory_ranks(trajectories, tasks), users_of(tasks), valid, calls)
-
-
-def list_scores(context: TaskContext) -> dict[str, np.ndarray]:
-    """The scores of the candidates [C] as the package's list tools show them, by list."""
-    context = replace(context, shown={}, pair=None)
-    for name, tool in TOOLS.items():
-        if name in LISTS:
-            tool(context)
-    return {name: context.shown[name].scores for name in LISTS.values()}
 
 
 def evidence_features(context: TaskContext) -> np.ndarray:
