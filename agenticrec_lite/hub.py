@@ -11,7 +11,9 @@ from agenticrec_lite.runs import read_config, read_result, replacing
 from agenticrec_lite.runs.files import check_replaceable
 
 STAGES = ("ppr", "rta", "warm_start")  # the last one that a run has come to is what it leaves
-PUBLISHED = {"smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct", "nano": "data/nano"}
+PUBLISHED = {
+    "smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct", "nano": "data/nano", "nano-plain": "data/nano/plain",
+}  # fmt: skip
 CARD = Path(__file__).with_name("hub_card.md").read_text(encoding="utf-8")
 
 

@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from agenticrec_lite.data.cache import cache_folder
 from agenticrec_lite.errors import UserError
-from agenticrec_lite.policy import DTYPES, NANO
+from agenticrec_lite.policy import DTYPES, NANOS
 from agenticrec_lite.runs import processes
 
 PROMPT = {True: 360, False: 600}  # tokens of a prompt with the short system prompt, and with the long one
@@ -126,7 +126,7 @@ def architecture(model: str, revision: str = "main") -> Architecture | None:
     """Of a profile's policy.id: by its configuration, of which a model without memory is built and counted.
 
     Args:
-        model: "nano", one of `KNOWN`, a folder, or a name on the hub, of which only the configuration is fetched.
+        model: One of `NANOS` or `KNOWN`, a folder, or a name on the hub, of which only the configuration is fetched.
         revision: Of a model on the hub.
 
     Returns:
@@ -134,7 +134,7 @@ def architecture(model: str, revision: str = "main") -> Architecture | None:
     """
     try:
         config = KNOWN.get(model) or AutoConfig.from_pretrained(
-            NANO if model == "nano" else model, revision=revision, trust_remote_code=False
+            NANOS.get(model, model), revision=revision, trust_remote_code=False
         )
         with torch.device("meta"):
             built = AutoModelForCausalLM.from_config(config)
@@ -348,7 +348,7 @@ def _cpu_memory() -> tuple[int, int]:
 def _check_disk(name: str, profile: Mapping) -> None:
     """Whether a model that is not carried has room in the cache of hub models: its weights as published, in bf16."""
     model = profile["policy"]["id"]
-    if model == "nano" or Path(model).exists():
+    if model in NANOS or Path(model).exists():
         return
     folder = Path(os.environ.get("HF_HOME", Path.home() / ".cache")) if "/" in model else cache_folder()
     while not folder.exists():

@@ -28,6 +28,7 @@ from agenticrec_lite.profiles import completed
 from agenticrec_lite.runs import replacing
 
 NANO = Path(__file__).parents[1] / "data" / "nano"
+NANOS = {"nano": NANO, "nano-plain": NANO / "plain"}  # with its habit, and without
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -50,9 +51,9 @@ def load_policy(settings: dict, adapter: str | Path | None = None, trainable: bo
     """Load the base model of a profile and put a LoRA adapter on it.
 
     Args:
-        settings: The profile's `policy` section: id ("nano", "smollm2-135m", a folder or a hub id), revision, brief,
-            chat_template ("own" or a file), quantize ("nf4" or "none"), dtype, lora {r, alpha, targets}, attention,
-            gradient_checkpointing.
+        settings: The profile's `policy` section: id ("nano", "nano-plain", "smollm2-135m", a folder or a hub id),
+            revision, brief, chat_template ("own" or a file), quantize ("nf4" or "none"), dtype, lora {r, alpha,
+            targets}, attention, gradient_checkpointing.
         adapter: Folder of a saved adapter; None starts a fresh one, which changes nothing until it is trained.
         trainable: Whether the adapter's weights get gradients.
 
@@ -61,8 +62,11 @@ def load_policy(settings: dict, adapter: str | Path | None = None, trainable: bo
             own, or whose attention or head is of a kind that rollouts and updates do not compute.
     """
     settings = completed({"policy": settings})["policy"]
-    carried = {"nano": nano_folder, "smollm2-135m": smollm2_folder}
-    source = carried[settings["id"]]() if settings["id"] in carried else settings["id"]
+    source = settings["id"]
+    if source in NANOS:
+        source = nano_folder(source)
+    elif source == "smollm2-135m":
+        source = smollm2_folder()
     quantization = quantization_config(settings["quantize"], DTYPES[settings["dtype"]])
     safe = {"trust_remote_code": False, "revision": settings["revision"]}  # code beside the weights could do anything
     place = {"device_map": {"": torch.cuda.current_device()}} if torch.cuda.is_available() else {}
@@ -112,13 +116,13 @@ def _template(path: str) -> str:
         raise UserError(f"policy.chat_template {path!r} cannot be read ({error}); name a file, or own.") from None
 
 
-def nano_folder() -> Path:
-    """Where nano is."""
-    if not (NANO / "model.safetensors").exists():
+def nano_folder(name: str = "nano") -> Path:
+    """Where a nano is, of NANOS."""
+    if not (NANOS[name] / "model.safetensors").exists():
         raise UserError(
-            f"nano's weights are missing in {NANO.name}: run agenticrec pretrain-nano, or check out data/nano."
+            f"{name}'s weights are missing in data/nano: run agenticrec pretrain-nano, or check out data/nano."
         )
-    return NANO
+    return NANOS[name]
 
 
 def smollm2_folder() -> Path:

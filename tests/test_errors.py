@@ -29,6 +29,7 @@ from agenticrec_lite.data import amazon, amazon_reader, fetch_amazon, movielens,
 from agenticrec_lite.data import fetch as fetching
 from agenticrec_lite.data.own import load_files
 from agenticrec_lite.errors import UserError
+from agenticrec_lite.policy import NANOS
 
 ROOT = Path(__file__).resolve().parents[1]
 # Sentences that are in no row, by how they begin, with the reason.
@@ -250,7 +251,7 @@ def damaged_adapter(tmp_path, monkeypatch):
 
 
 def nano_gone(tmp_path, monkeypatch):
-    monkeypatch.setattr("agenticrec_lite.policy.NANO", tmp_path / "nano")
+    monkeypatch.setitem(NANOS, "nano", tmp_path / "nano")
     load()(tmp_path, monkeypatch)
 
 

@@ -11,7 +11,7 @@ import pytest  # noqa: E402
 
 from agenticrec_lite.errors import UserError  # noqa: E402
 from agenticrec_lite.methods import LABELS, METHODS
-from agenticrec_lite.show.figures import final_bars, reward_curve, side_by_side, tool_use, training_signals
+from agenticrec_lite.show.figures import final_bars, reward_curve, side_by_side, tool_use, training_signals, weight_use
 
 TOOLS = ("tool_get_similar_users", "tool_get_similar_items", "tool_item_info_search")
 
@@ -59,6 +59,15 @@ def test_tool_use_has_a_panel_a_tool_and_one_for_all_calls():
     tools = [axes.get_ylim() for axes in figure.axes[1:4]]
     assert len(set(tools)) == 1 and tools[0][0] == 0
     assert {"2.00", "1.00", "0.50", "0.33"} <= set(texts(figure))
+
+
+def test_weights_have_a_panel_a_list_on_one_scale():
+    weights = {f"weight_{name}": level for name, level in (("users", 1.0), ("items", 0.5), ("ratings", 2.5))}
+    figure = weight_use(make_metrics().assign(**weights))
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["users", "items", "ratings"]
+    assert len({axes.get_ylim() for axes in figure.axes}) == 1 and {"1.00", "0.50", "2.50"} <= set(texts(figure))
+    with pytest.raises(UserError, match="no row with weight_users"):
+        weight_use(make_metrics())
 
 
 def test_final_bars_shows_every_method_and_bound():

@@ -36,7 +36,9 @@ class Lora(Section):
 
 
 class PolicySettings(Section):
-    id: str = Field(description="nano, smollm2-135m, a folder, or a name on the Hugging Face hub")
+    id: str = Field(
+        description="nano, nano-plain (without its habit), smollm2-135m, a folder, or a name on the Hugging Face hub"
+    )
     revision: str = Field("main", description="of a model on the hub: a branch or a commit")
     brief: bool = Field(description="whether the system prompt lists each tool in one line, without explanations")
     chat_template: str = Field("own", description="own is the tokenizer's; or a file with another one, in Jinja")

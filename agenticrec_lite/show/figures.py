@@ -1,11 +1,11 @@
-"""The course's figures: reward over training, tool use over training, the final comparison.
+"""The course's figures: reward, tool use and weights over training, the final comparison.
 
 Each function returns a closed matplotlib Figure: a notebook shows it once, `figure.savefig` writes it.
 Colours are Okabe and Ito's colour-blind-safe set (https://jfly.uni-koeln.de/color/); markers and line styles
 differ as well, so that every figure survives black and white print.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 
@@ -98,19 +98,38 @@ def tool_use(metrics: pd.DataFrame) -> Figure:
     Raises:
         UserError: no row holds calls.
     """
-    stages = _stages(metrics, "calls")
     used = metrics.filter(regex="^tool_").mean().sort_values(ascending=False)
-    names, rows = ["calls", *used.index], -(-(len(used) + 1) // 4)
-    with panels(rows, 4, figsize=(9.8, 2.15 * rows + 0.3), sharex=True) as (figure, grid):
+    return _multiples(metrics, ["calls", *used.index], "mean calls in a trajectory", 4)
+
+
+def weight_use(metrics: pd.DataFrame) -> Figure:
+    """Mean weight of each list behind the valid answers, over training; a list that is not used counts 0.
+
+    Args:
+        metrics: metrics.csv with columns stage and weight_<list>.
+
+    Raises:
+        UserError: no row holds weights.
+    """
+    names = list(metrics.filter(regex="^weight_")) or ["weight_users"]
+    return _multiples(metrics, names, "mean weight behind an answer", 3)
+
+
+def _multiples(metrics: pd.DataFrame, names: Sequence[str], label: str, columns: int) -> Figure:
+    """A panel a column of the metrics, all on one scale but "calls", which is a sum of the others."""
+    stages, rows = _stages(metrics, names[0]), -(-len(names) // columns)
+    with panels(rows, columns, figsize=(9.8, 2.15 * rows + 0.3), sharex=True) as (figure, grid):
         for axes, name in zip(grid.flat, names, strict=False):
-            _calls(axes, stages, name)
-        highest = max([axes.get_ylim()[1] for axes in grid.flat[1 : len(names)]], default=1)
+            _panel(axes, stages, name)
+        first = int(names[0] == "calls")  # panels with a scale of their own
+        highest = max([axes.get_ylim()[1] for axes in grid.flat[first : len(names)]], default=1)
         for place, axes in enumerate(grid.flat):
             axes.set_visible(place < len(names))
-            axes.set_ylim(0, highest if place else None)
-            axes.tick_params(labelleft=place % 4 == 0 or place == 1, labelbottom=place + 4 >= len(names))
+            axes.set_ylim(0, highest if place >= first else None)
+            left, bottom = place % columns == 0 or place == first, place + columns >= len(names)
+            axes.tick_params(labelleft=left, labelbottom=bottom)
         figure.supxlabel("training step", fontsize=10)
-        figure.supylabel("mean calls in a trajectory", fontsize=10)
+        figure.supylabel(label, fontsize=10)
     return figure
 
 
@@ -227,8 +246,8 @@ def _reference(axes: Axes, label: str, value: float, dashes) -> None:
                   textcoords="offset points", fontsize=9, color=SOFT)
 
 
-def _calls(axes: Axes, stages: Mapping[str, pd.DataFrame], name: str) -> None:
-    """One panel of tool_use: the stages one after another, a thin line where the next begins."""
+def _panel(axes: Axes, stages: Mapping[str, pd.DataFrame], name: str) -> None:
+    """One panel of _multiples: the stages one after another, a thin line where the next begins."""
     done = 0
     for stage, frame in stages.items():
         steps = done + np.arange(1, len(frame) + 1)
@@ -241,7 +260,7 @@ def _calls(axes: Axes, stages: Mapping[str, pd.DataFrame], name: str) -> None:
         done += len(frame)
     axes.annotate(f"{mean.iloc[-1]:.2f}", (done, mean.iloc[-1]), (4, 0), textcoords="offset points",
                   va="center_baseline", fontsize=9, annotation_clip=False)
-    title = "all calls" if name == "calls" else name.removeprefix("tool_")
+    title = "all calls" if name == "calls" else name.removeprefix("tool_").removeprefix("weight_")
     axes.set_title(title, fontsize=9.5, fontweight="bold" if name == "calls" else "normal")
 
 
