@@ -1,8 +1,8 @@
 """Scripted teachers: what nano is shown in generated worlds, and other models in a warm start.
 
-A teacher calls random tools in random order, gives the lists that it has been shown random weights and lets
-weigh_evidence add them up, or follows one of them; then it answers in the order that it says it follows. Which tool is
-worth asking, and what its list is worth, is left for reinforcement learning to find out.
+A teacher calls random tools in random order, gives the lists that it has been shown random weights, lets weigh_evidence
+add them up, and answers in that order. Where there is no such tool it follows the list that it was shown last. Which
+tool is worth asking, and what its list is worth, is left for reinforcement learning to find out.
 
 A policy that learnt from teachers without any preference would do by chance what it does when it decodes greedily. So
 that there is something to unlearn, and the same for every seed, nano's last teachers have a bad habit: HABIT.
@@ -26,7 +26,6 @@ from agenticrec_lite.tools.text import escape
 
 WEIGH = "weigh_evidence"
 MOST_MISTAKES = 2  # in a demonstration: they count as calls
-WEIGHS = (0.25, 0.8)  # probability that a teacher weighs one list, or several, where there is the tool for it
 
 
 @dataclass(frozen=True)
@@ -36,12 +35,10 @@ class Habit:
     Attributes:
         ask: How often they call a tool, relative to 1 for one that is not named here.
         weights: By list, the probabilities of the weights 0..3; even ones for a list that is not named here.
-        weighs: As WEIGHS.
     """
 
     ask: Mapping[str, float] = field(default_factory=dict)
     weights: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    weighs: tuple[float, float] = WEIGHS
 
 
 _GOOD, _BAD = (0.3, 0.4, 0.2, 0.1), (0.1, 0.15, 0.25, 0.5)
@@ -49,7 +46,6 @@ NO_HABIT = Habit()
 HABIT = Habit(  # on most data these three say least of what is taken next
     ask={"get_user_profile": 1.6, "candidates_analyze": 1.6, "get_rating_behavior": 1.6, "item_info_search": 0.4},
     weights={"users": _GOOD, "items": _GOOD, "session": _GOOD, "profile": _BAD, "popularity": _BAD, "ratings": _BAD},
-    weighs=(0.5, 0.9),
 )
 
 
@@ -127,12 +123,12 @@ def a_mistake(context: TaskContext, rng: np.random.Generator, called: Sequence[s
 
 
 def conclusion(environment: RankingEnvironment, rng: np.random.Generator, habit: Habit = NO_HABIT) -> Iterator[str]:
-    """Weigh the lists that have been shown, or choose one of them, and answer."""
+    """Weigh the lists that have been shown, or follow the last of them, and answer."""
     context, mood = environment.context, mood_of(environment)
     lists = [name for name in context.shown if name != WEIGHED]
     if not lists:
         yield without_evidence(environment, rng)
-    elif WEIGH in tools_of(context) and rng.random() < habit.weighs[len(lists) > 1]:
+    elif WEIGH in tools_of(context):
         weights = {name: int(rng.choice(HIGHEST + 1, p=habit.weights.get(name))) for name in lists}
         if not any(weights.values()):
             weights[str(rng.choice(lists))] = 1
@@ -140,7 +136,7 @@ def conclusion(environment: RankingEnvironment, rng: np.random.Generator, habit:
         yield write_call(WEIGH, {"weights": text}, f"{mood}I weigh {text}.")
         yield follow(environment, WEIGHED)
     else:
-        yield follow(environment, str(rng.choice(lists)), mood)
+        yield follow(environment, lists[-1], mood)
 
 
 def mood_of(environment: RankingEnvironment) -> str:

@@ -5,19 +5,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from agenticrec_lite.agent import teacher
-from agenticrec_lite.agent.environment import RankingEnvironment
 from agenticrec_lite.agent.prompts import ChatFormat
-from agenticrec_lite.agent.protocol import write_call
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.nano.worlds import N_CANDIDATES, made_up_tool, random_world, with_other_tools
-from agenticrec_lite.tools import TOOLS, TaskContext, tools_of
+from agenticrec_lite.tools import TOOLS, TaskContext
 
 MOST_CANDIDATES = 100
 DRILL_TOKENS = 4500  # about, a batch
 LESSON_TOKENS = 6000  # about, a batch of whole worlds
-EPISODES = 4  # scripted trajectories a prompt; they share its forward pass
+EPISODES = 4  # scripted trajectories a prompt, half as many of a long one; they share its forward pass
 PAIRS = 0.25  # share of the worlds that ask a pair-wise question
-OTHER_TOOLS = 0.5  # share of the worlds with other tools than the package's
+OTHER_TOOLS = 0.4  # share of the worlds with other tools than the package's
 MISTAKES = 0.03  # share of the calls with a mistake before them
 
 Batch = list[list[Trajectory]]  # trajectories that share a prompt, a list each
@@ -28,12 +26,11 @@ class Lesson:
     """What a batch is about; its trajectories are of similar length.
 
     Attributes:
-        kind: "copy" is a bare list to follow; "contrast" the same bare lists, each followed in turn; "worlds" whole
-            tasks; "choices" whole tasks whose lists are each followed in turn. Where lists are followed in turn only
-            the answers are learnt from, as nothing before them says which list it will be. "habits" are worlds whose
-            teachers have a habit.
+        kind: "copy" is bare lists, of which the last is to be followed; "worlds" whole tasks; "habits" whole tasks
+            whose teachers have a habit.
         n_calls: Tool calls before the calculator's and the answer.
-        size: "usual", "long" (titles of 80 characters) or "many" (21 to 100 candidates).
+        size: "short" (titles of a word, two items of history), "usual", "long" (titles of 80 characters) or "many" (21
+            to 100 candidates).
     """
 
     kind: str
@@ -43,71 +40,46 @@ class Lesson:
 
 def batch(lesson: Lesson, chat: ChatFormat, rng: np.random.Generator) -> Batch:
     """Scripted trajectories of one kind, all with the same number of calls."""
-    if lesson.kind in ("copy", "contrast"):
-        return _drills(lesson, chat, rng)
-    groups, tokens = [], 0
-    while tokens < LESSON_TOKENS or len(groups) < 2:
-        groups.append(_choices(lesson, chat, rng) if lesson.kind == "choices" else _world(lesson, chat, rng))
+    make, most = (_drill, DRILL_TOKENS) if lesson.kind == "copy" else (_world, LESSON_TOKENS)
+    groups: Batch = []
+    tokens = 0
+    while tokens < most:
+        groups.append(make(lesson, chat, rng))
         tokens += len(groups[-1][0].prompt_ids) + sum(len(row.completion_ids) for row in groups[-1])
     return groups
 
 
 def lesson_world(size: str, rng: np.random.Generator) -> TaskContext:
-    """A generated world of a lesson's size, half of them with other tools."""
+    """A generated world of a lesson's size, some of them with other tools."""
     if size == "many":
         world = random_world(rng, longest=3, candidates=int(rng.integers(N_CANDIDATES + 1, MOST_CANDIDATES + 1)))
     elif size == "long":
         world = random_world(rng, longest=None)
+    elif size == "short":
+        world = random_world(rng, longest=1, history=2, candidates=int(rng.integers(10, 13)))
+        world = replace(world, neighbours=1)
     else:
         world = random_world(rng, candidates=N_CANDIDATES if rng.random() < 0.8 else int(rng.integers(10, 31)))
     return with_other_tools(rng, world) if rng.random() < OTHER_TOOLS else world
 
 
-def _drills(lesson: Lesson, chat: ChatFormat, rng: np.random.Generator) -> Batch:
-    """Trajectories without system prompt, history and titles: all there is to learn is to read lists.
+def _drill(lesson: Lesson, chat: ChatFormat, rng: np.random.Generator) -> list[Trajectory]:
+    """A trajectory without system prompt, history and titles: all there is to learn is to read the last list.
 
     The lists are of any length. Were they all as long, the policy would learn to copy from a fixed distance, and never
     to look for the number it wrote last; were short ones as frequent, it would seldom meet the high numbers. (Answers
     about short lists have fewer than ten numbers; the environment would not accept them, but nothing here asks it.)
+    Only the answer is learnt from: which tool is called, nothing says, as there is no prompt that lists them.
     """
+    length = max(2, int(np.ceil(N_CANDIDATES * rng.random() ** 0.5)))  # of any length, but long ones more often
+    if rng.random() < 0.15:
+        length = int(rng.integers(N_CANDIDATES, MOST_CANDIDATES + 1))
+    world = replace(random_world(rng, longest=1, history=1, candidates=length), neighbours=0)
+    own = [made_up_tool(rng, length) for _ in range(2)]
+    bare = [TOOLS["get_similar_users"], TOOLS["get_similar_items"], *own]
+    world = replace(world, tools={tool.__name__: tool for tool in bare})
     start = chat.tokenizer.encode("<|im_start|>assistant\n", add_special_tokens=False)
-    groups: Batch = []
-    tokens = 0
-    while tokens < DRILL_TOKENS:
-        length = max(2, int(np.ceil(N_CANDIDATES * rng.random() ** 0.5)))  # of any length, but long ones more often
-        if rng.random() < 0.15:
-            length = int(rng.integers(N_CANDIDATES, MOST_CANDIDATES + 1))
-        world = replace(random_world(rng, longest=1, history=1, candidates=length), neighbours=0)
-        own = [made_up_tool(rng, length) for _ in range(4)]
-        bare = [TOOLS["get_similar_users"], TOOLS["get_similar_items"], *own]
-        world = replace(world, tools={tool.__name__: tool for tool in bare})
-        if lesson.kind == "contrast":
-            groups.append(_each_followed(world, chat, rng, lesson.n_calls, "rank", start))
-        else:
-            row = teacher.run_script(teacher.demonstration(rng, lesson.n_calls), world, chat, "rank", start)
-            groups.append([_answer_only(row)])  # which tool it calls, nothing says: there is no prompt that lists them
-        tokens += len(groups[-1][0].prompt_ids) + sum(len(row.completion_ids) for row in groups[-1])
-    return groups
-
-
-def _choices(lesson: Lesson, chat: ChatFormat, rng: np.random.Generator) -> list[Trajectory]:
-    world, kind = _asked(lesson_world(lesson.size, rng), rng)
-    return _each_followed(world, chat, rng, lesson.n_calls, kind, chat.prompt_ids(world, kind))
-
-
-def _each_followed(
-    world: TaskContext, chat: ChatFormat, rng: np.random.Generator, n_calls: int, kind: str, prompt: list[int]
-) -> list[Trajectory]:
-    """The same calls, then an answer by each list that they showed; calls and observations count as prompt."""
-    tools, environment = tools_of(world), RankingEnvironment(world, kind)
-    calls = []
-    for name in teacher.some_tools(rng, n_calls, list(tools)):
-        calls.append(write_call(name, teacher.some_arguments(name, world, rng)))
-        environment.step(calls[-1])
-    mood = teacher.mood_of(environment)
-    answers = [teacher.follow(environment, name, mood) for name in environment.context.shown]
-    answers = answers or [teacher.without_evidence(environment, rng)]
-    return [_answer_only(teacher.run_script([*calls, answer], world, chat, kind, prompt)) for answer in answers]
+    return [_answer_only(teacher.run_script(teacher.demonstration(rng, lesson.n_calls), world, chat, "rank", start))]
 
 
 def _answer_only(row: Trajectory) -> Trajectory:
@@ -127,5 +99,6 @@ def _asked(world: TaskContext, rng: np.random.Generator) -> tuple[TaskContext, s
 def _world(lesson: Lesson, chat: ChatFormat, rng: np.random.Generator) -> list[Trajectory]:
     world, kind = _asked(lesson_world(lesson.size, rng), rng)
     habit, prompt = teacher.HABIT if lesson.kind == "habits" else teacher.NO_HABIT, chat.prompt_ids(world, kind)
-    scripts = [teacher.demonstration(rng, lesson.n_calls, habit, MISTAKES) for _ in range(EPISODES)]
+    n = EPISODES if lesson.size in ("short", "usual") else EPISODES // 2
+    scripts = [teacher.demonstration(rng, lesson.n_calls, habit, MISTAKES) for _ in range(n)]
     return [teacher.run_script(script, world, chat, kind, prompt) for script in scripts]

@@ -37,6 +37,7 @@ KEEP_EVERY = 100  # steps; an interrupted pre-training goes on from there
 
 CALLS = (0.02, 0.13, 0.2, 0.25, 0.22, 0.13, 0.05)  # probability of 0, 1, 2, ... calls before the calculator's
 HABIT_CALLS = (0.0, 0.03, 0.12, 0.3, 0.35, 0.2)
+MOST_CALLS = 3  # about 21 to 100 candidates, whose lists are long
 PLAIN = "plain"  # folder, inside of nano's, of the checkpoint before the lessons with a habit
 
 
@@ -44,14 +45,12 @@ PLAIN = "plain"  # folder, inside of nano's, of the checkpoint before the lesson
 class Recipe:
     """Everything that decides the checkpoint, beside the lessons."""
 
-    steps: int = 1600
-    habit_steps: int = 200  # after these, with new optimizers and a quarter of the rates
-    learnt: tuple[float, float] = (0.11, 0.06)  # cross-entropy at which drills in copying, in contrasting are over
-    longest: tuple[int, int] = (450, 300)  # steps after which they are over in any case
-    contrast: float = 0.1  # share of drills that goes on after that
-    choices: float = 0.2  # share of worlds whose lists are each followed in turn
-    long: float = 0.12  # share of batches of worlds with titles of 80 characters
-    many: float = 0.12  # share of those with 21 to 100 candidates
+    steps: int = 1150
+    habit_steps: int = 120  # after these, with new optimizers and a quarter of the rates
+    learnt: float = 0.03  # cross-entropy at which drills in copying are over
+    longest: int = 450  # steps after which they are over in any case
+    drills: float = 0.05  # share of them that goes on after that
+    sizes: tuple[float, float, float, float] = (0.52, 0.3, 0.08, 0.1)  # of short, usual, long worlds, many candidates
     hidden: int = 128
     layers: int = 5
     muon_rate: float = 0.02
@@ -112,16 +111,13 @@ def optimizers(model, recipe: Recipe) -> list[torch.optim.Optimizer]:
 
 
 def syllabus(recipe: Recipe, rng: np.random.Generator, phase: int) -> Lesson:
-    """The next batch's lesson; the phases: copying, contrasting, worlds, worlds with habits."""
-    if phase == 0:
-        return Lesson("copy", 1)
-    if phase == 1 or rng.random() < recipe.contrast:
-        return Lesson("contrast", int(rng.integers(1, 5)))
-    p = CALLS if phase == 2 else HABIT_CALLS
-    n_calls, rest = int(rng.choice(len(p), p=p)), 1 - recipe.long - recipe.many
-    size = str(rng.choice(["usual", "long", "many"], p=[rest, recipe.long, recipe.many]))
-    kind = "choices" if n_calls and rng.random() < recipe.choices else ("worlds", "habits")[phase - 2]
-    return Lesson(kind, n_calls, size)
+    """The next batch's lesson; the phases: copying, worlds, worlds with habits."""
+    if phase == 0 or rng.random() < recipe.drills:
+        return Lesson("copy", int(rng.integers(1, 4)))
+    p = CALLS if phase == 1 else HABIT_CALLS
+    kind, n_calls = ("worlds", "habits")[phase - 1], int(rng.choice(len(p), p=p))
+    size = str(rng.choice(["short", "usual", "long", "many"], p=recipe.sizes))
+    return Lesson(kind, min(n_calls, MOST_CALLS) if size == "many" else n_calls, size)
 
 
 def pretrain(out: str | Path, recipe: Recipe | None = None) -> Path:
@@ -194,7 +190,7 @@ def train(model, chat: ChatFormat, recipe: Recipe, rank: int, out: Path) -> list
         if step == recipe.steps:
             if rank == 0:
                 save(model, chat, recipe, out / PLAIN)
-            phase, steppers = 3, optimizers(model, recipe)
+            phase, steppers = 2, optimizers(model, recipe)
         lesson = syllabus(recipe, np.random.default_rng([recipe.seed, step]), phase)
         lessons = batch(lesson, chat, np.random.default_rng([recipe.seed, step, 1 + rank]))
         losses = train_step(model, steppers, lessons, recipe, step)
@@ -241,12 +237,11 @@ def resume(path: Path, model, steppers: list[torch.optim.Optimizer], recipe: Rec
 
 
 def phase_is_over(log: list[dict], recipe: Recipe, window: int = 20) -> bool:
-    """Whether the drills of the last row's phase have been learnt (mean over 20 steps), or have taken long enough."""
-    phase = log[-1]["phase"]
-    losses = [row["action_ce"] for row in log if row["phase"] == phase]
-    if phase >= 2 or len(losses) < window:
+    """Whether the drills have been learnt by the last row (mean over 20 steps), or have taken long enough."""
+    losses = [row["action_ce"] for row in log]
+    if log[-1]["phase"] > 0 or len(losses) < window:
         return False
-    return float(np.mean(losses[-window:])) < recipe.learnt[phase] or len(losses) >= recipe.longest[phase]
+    return float(np.mean(losses[-window:])) < recipe.learnt or len(losses) >= recipe.longest
 
 
 def train_step(model, steppers: list[torch.optim.Optimizer], lessons: Batch, recipe: Recipe, step: int) -> dict:
