@@ -104,7 +104,7 @@ def turns_of(trajectory, chat):
 
 def test_drills_are_bare_lists_of_which_the_last_is_followed(tiny):
     chat, rng, lengths = tiny[1], np.random.default_rng(6), []
-    for (row,) in batch(Lesson("copy", 3), chat, rng) + batch(Lesson("copy", 1), chat, rng):
+    for (row,) in batch(Lesson("copy", 3), chat, rng) + batch(Lesson("copy", 1, "many"), chat, rng):
         shown = re.findall(r"Candidates by ([^:]+): ([^<]*)", chat.tokenizer.decode(row.prompt_ids))
         name, pairs = shown[-1]
         order = re.findall(r"(\d+):", pairs)

@@ -66,13 +66,14 @@ def lesson_world(size: str, rng: np.random.Generator) -> TaskContext:
 def _drill(lesson: Lesson, chat: ChatFormat, rng: np.random.Generator) -> list[Trajectory]:
     """A trajectory without system prompt, history and titles: all there is to learn is to read the last list.
 
-    The lists are of any length. Were they all as long, the policy would learn to copy from a fixed distance, and never
-    to look for the number it wrote last; were short ones as frequent, it would seldom meet the high numbers. (Answers
+    The lists are of any length ("many": 20 to 100). Were they all as long, the policy would learn to copy from a fixed
+    distance, and never to look for the number it wrote last; were short ones as frequent, it would seldom meet the high
+    numbers. (Answers
     about short lists have fewer than ten numbers; the environment would not accept them, but nothing here asks it.)
     Only the answer is learnt from: which tool is called, nothing says, as there is no prompt that lists them.
     """
     length = max(2, int(np.ceil(N_CANDIDATES * rng.random() ** 0.5)))  # of any length, but long ones more often
-    if rng.random() < 0.15:
+    if lesson.size == "many":
         length = int(rng.integers(N_CANDIDATES, MOST_CANDIDATES + 1))
     world = replace(random_world(rng, longest=1, history=1, candidates=length), neighbours=0)
     own = [made_up_tool(rng, length) for _ in range(2)]

@@ -37,6 +37,7 @@ KEEP_EVERY = 100  # steps; an interrupted pre-training goes on from there
 
 CALLS = (0.02, 0.13, 0.2, 0.25, 0.22, 0.13, 0.05)  # probability of 0, 1, 2, ... calls before the calculator's
 HABIT_CALLS = (0.0, 0.03, 0.12, 0.3, 0.35, 0.2)
+MANY_DRILLS = 0.2  # share of the drills with lists of 20 to 100
 MOST_CALLS = 3  # about 21 to 100 candidates, whose lists are long
 PLAIN = "plain"  # folder, inside of nano's, of the checkpoint before the lessons with a habit
 
@@ -45,7 +46,7 @@ PLAIN = "plain"  # folder, inside of nano's, of the checkpoint before the lesson
 class Recipe:
     """Everything that decides the checkpoint, beside the lessons."""
 
-    steps: int = 1150
+    steps: int = 1000
     habit_steps: int = 120  # after these, with new optimizers and a quarter of the rates
     learnt: float = 0.03  # cross-entropy at which drills in copying are over
     longest: int = 450  # steps after which they are over in any case
@@ -113,7 +114,7 @@ def optimizers(model, recipe: Recipe) -> list[torch.optim.Optimizer]:
 def syllabus(recipe: Recipe, rng: np.random.Generator, phase: int) -> Lesson:
     """The next batch's lesson; the phases: copying, worlds, worlds with habits."""
     if phase == 0 or rng.random() < recipe.drills:
-        return Lesson("copy", int(rng.integers(1, 4)))
+        return Lesson("copy", int(rng.integers(1, 4)), "many" if rng.random() < MANY_DRILLS else "usual")
     p = CALLS if phase == 1 else HABIT_CALLS
     kind, n_calls = ("worlds", "habits")[phase - 1], int(rng.choice(len(p), p=p))
     size = str(rng.choice(["short", "usual", "long", "many"], p=recipe.sizes))
