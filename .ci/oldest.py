@@ -20,4 +20,5 @@ def lower_ends() -> dict[str, str]:
 
 if __name__ == "__main__":
     wanted = sys.argv[1:] == ["torch"]
-    print(*(f"{name}=={end}" for name, end in lower_ends().items() if name != "torch" and (name in NEED_TORCH) == wanted))
+    ends = {name: end for name, end in lower_ends().items() if name != "torch" and (name in NEED_TORCH) == wanted}
+    print(*(f"{name}=={end}" for name, end in ends.items()))
