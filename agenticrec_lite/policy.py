@@ -9,6 +9,7 @@ from pathlib import Path
 
 import bitsandbytes
 import torch
+import transformers
 from safetensors import SafetensorError
 from torch.utils.checkpoint import checkpoint
 from transformers import (
@@ -16,18 +17,18 @@ from transformers import (
     AutoTokenizer,
     BitsAndBytesConfig,
     DynamicCache,
-    GgufConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 from transformers.cache_utils import DynamicLayer
 
+from agenticrec_lite.carried import CARRIED
 from agenticrec_lite.data.fetch import SMOLLM2_GGUF, fetch
 from agenticrec_lite.errors import UserError, first_line
 from agenticrec_lite.profiles import completed
 from agenticrec_lite.runs import replacing
 
-NANO = Path(__file__).parents[1] / "data" / "nano"
+NANO = CARRIED / "nano"
 NANOS = {"nano": NANO, "nano-plain": NANO / "plain"}  # with its habit, and without
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -130,9 +131,11 @@ def smollm2_folder() -> Path:
     gguf = fetch("smollm2-135m")
     folder = gguf.with_name(f"{gguf.name}-unpacked")
     if not folder.exists():
-        how = GgufConfig(dequantize=True)  # without it the model could not be saved
+        how = {}
+        if hasattr(transformers, "GgufConfig"):  # newer than 5.15, which dequantises anyway; else it could not be saved
+            how["quantization_config"] = transformers.GgufConfig(dequantize=True)
         model = AutoModelForCausalLM.from_pretrained(
-            gguf, gguf_file=SMOLLM2_GGUF, quantization_config=how, dtype=torch.float32
+            gguf, gguf_file=SMOLLM2_GGUF, dtype=torch.float32, **how
         )
         try:
             with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:

@@ -4,10 +4,12 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "agenticrec_lite"
@@ -15,8 +17,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LONGEST = 400  # lines of a module
 # Each room imports only from those before it.
 ROOMS = [
-    *"errors methods profiles runs data recommenders tools policy plan agent rewards training evaluation nano".split(),
-    *"experiment paper show report hub reproduce cli".split(),
+    *"errors carried methods profiles runs data recommenders tools policy plan agent rewards training".split(),
+    *"evaluation nano experiment paper show report hub reproduce cli".split(),
 ]
 OUTSIDE = [*sorted(ROOT.glob("studies/*.py")), *sorted(ROOT.glob("benchmarks/*.py"))]
 
@@ -221,6 +223,17 @@ def test_no_pickles_and_no_data_files():
     assert not forbidden
     code = [(path, text) for path, text in texts() if path.suffix in (".py", ".ipynb")]
     assert not [f"{path.relative_to(ROOT)}: {m.group()}" for path, text in code for m in PICKLES.finditer(text)]
+
+
+def test_every_dependency_of_the_package_and_its_extras_has_a_pin_in_its_range():
+    """And every pin is of a dependency: requirements.txt is one point of what pyproject.toml admits."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    wanted = [Requirement(text) for text in [*project["dependencies"], *sum(extras.values(), [])]]
+    pins = dict(line.split("==") for line in (ROOT / "requirements.txt").read_text().splitlines() if "==" in line)
+    assert {r.name for r in wanted} - {"agenticrec_lite"} == set(pins)
+    assert all(r.specifier.contains(pins[r.name]) for r in wanted if r.name in pins)
+    assert all(">=" in str(Requirement(text).specifier) for text in project["dependencies"])
 
 
 def test_torch_is_pinned_exactly():

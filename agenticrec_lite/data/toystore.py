@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from agenticrec_lite.carried import CARRIED
 from agenticrec_lite.data import toystore_world as model
 from agenticrec_lite.data.amazon import WINDOW, read_amazon
 from agenticrec_lite.data.cache import cache_folder
@@ -26,7 +27,7 @@ from agenticrec_lite.errors import UserError
 from agenticrec_lite.runs import replacing
 from agenticrec_lite.runs.files import check_none
 
-SHIPPED = Path(__file__).parents[2] / "data"  # each store in a folder of its name
+SHIPPED = CARRIED  # each store in a folder of its name
 TRUTH = "truth.json"
 DEFAULT = {"users": 2000, "items": 1200, "types": 20, "seed": 0}
 

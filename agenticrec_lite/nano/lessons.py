@@ -15,7 +15,7 @@ DRILL_TOKENS = 4500  # about, a batch
 LESSON_TOKENS = 6000  # about, a batch of whole worlds
 EPISODES = 4  # scripted trajectories a prompt, half as many of a long one; they share its forward pass
 PAIRS = 0.25  # share of the worlds that ask a pair-wise question
-OTHER_TOOLS = 0.4  # share of the worlds with other tools than the package's
+OTHER_TOOLS = 0.3  # share of the worlds with other tools than the package's
 MISTAKES = 0.03  # share of the calls with a mistake before them
 
 Batch = list[list[Trajectory]]  # trajectories that share a prompt, a list each
@@ -26,8 +26,8 @@ class Lesson:
     """What a batch is about; its trajectories are of similar length.
 
     Attributes:
-        kind: "copy" is bare lists, of which the last is to be followed; "worlds" whole tasks; "habits" whole tasks
-            whose teachers have a habit.
+        kind: "copy" is a bare list to follow; "lists" several, of which the last is to be followed; "worlds" whole
+            tasks; "habits" whole tasks whose teachers have a habit.
         n_calls: Tool calls before the calculator's and the answer.
         size: "short" (titles of a word, two items of history), "usual", "long" (titles of 80 characters) or "many" (21
             to 100 candidates).
@@ -40,7 +40,7 @@ class Lesson:
 
 def batch(lesson: Lesson, chat: ChatFormat, rng: np.random.Generator) -> Batch:
     """Scripted trajectories of one kind, all with the same number of calls."""
-    make, most = (_drill, DRILL_TOKENS) if lesson.kind == "copy" else (_world, LESSON_TOKENS)
+    make, most = (_drill, DRILL_TOKENS) if lesson.kind in ("copy", "lists") else (_world, LESSON_TOKENS)
     groups: Batch = []
     tokens = 0
     while tokens < most:
@@ -68,25 +68,23 @@ def _drill(lesson: Lesson, chat: ChatFormat, rng: np.random.Generator) -> list[T
 
     The lists are of any length ("many": 20 to 100). Were they all as long, the policy would learn to copy from a fixed
     distance, and never to look for the number it wrote last; were short ones as frequent, it would seldom meet the high
-    numbers. (Answers
-    about short lists have fewer than ten numbers; the environment would not accept them, but nothing here asks it.)
-    Only the answer is learnt from: which tool is called, nothing says, as there is no prompt that lists them.
+    numbers. (Answers about short lists have fewer than ten numbers; the environment would not accept them, but nothing
+    here asks it.) Observations are learnt from as well, with less weight: that a list names each number once helps to
+    find the place where one stands.
     """
     length = max(2, int(np.ceil(N_CANDIDATES * rng.random() ** 0.5)))  # of any length, but long ones more often
     if lesson.size == "many":
         length = int(rng.integers(N_CANDIDATES, MOST_CANDIDATES + 1))
     world = replace(random_world(rng, longest=1, history=1, candidates=length), neighbours=0)
-    own = [made_up_tool(rng, length) for _ in range(2)]
-    bare = [TOOLS["get_similar_users"], TOOLS["get_similar_items"], *own]
+    bare = [TOOLS["get_similar_users"], TOOLS["get_similar_items"]]
+    if lesson.kind == "lists":
+        bare += [made_up_tool(rng, length) for _ in range(2)]
     world = replace(world, tools={tool.__name__: tool for tool in bare})
     start = chat.tokenizer.encode("<|im_start|>assistant\n", add_special_tokens=False)
-    return [_answer_only(teacher.run_script(teacher.demonstration(rng, lesson.n_calls), world, chat, "rank", start))]
-
-
-def _answer_only(row: Trajectory) -> Trajectory:
-    """All but the last turn becomes prompt."""
-    prompt, rest = row.prompt_ids + row.completion_ids[: row.last_turn], row.completion_ids[row.last_turn :]
-    return replace(row, prompt_ids=prompt, completion_ids=rest, action_mask=[1] * len(rest))
+    row = teacher.run_script(teacher.demonstration(rng, lesson.n_calls), world, chat, "rank", start)
+    if lesson.kind == "lists":  # which tool is called, nothing says: there is no prompt that lists them
+        row.action_mask[: row.last_turn] = [0] * row.last_turn
+    return [row]
 
 
 def _asked(world: TaskContext, rng: np.random.Generator) -> tuple[TaskContext, str]:

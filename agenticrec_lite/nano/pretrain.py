@@ -46,10 +46,10 @@ PLAIN = "plain"  # folder, inside of nano's, of the checkpoint before the lesson
 class Recipe:
     """Everything that decides the checkpoint, beside the lessons."""
 
-    steps: int = 1000
-    habit_steps: int = 120  # after these, with new optimizers and a quarter of the rates
-    learnt: float = 0.03  # cross-entropy at which drills in copying are over
-    longest: int = 450  # steps after which they are over in any case
+    steps: int = 2100
+    habit_steps: int = 200  # after these, with new optimizers and a quarter of the rates
+    learnt: tuple[float, float] = (0.12, 0.04)  # cross-entropy at which drills with one list, with several are over
+    longest: tuple[int, int] = (450, 250)  # steps after which they are over in any case
     drills: float = 0.05  # share of them that goes on after that
     sizes: tuple[float, float, float, float] = (0.52, 0.3, 0.08, 0.1)  # of short, usual, long worlds, many candidates
     hidden: int = 128
@@ -58,7 +58,7 @@ class Recipe:
     adam_rate: float = 2e-3
     warm_up: int = 50
     query_key_scale: float = 2.0  # of the norms before attention: sharp enough at the start to point at one token
-    observation_weight: float = 0.1  # of the loss on observation tokens: what a list of scores looks like
+    observation_weight: float = 0.2  # of the loss on observation tokens: what a list of scores looks like
     sharpen: float = 1.4  # the saved weights' logits are this times those that were trained
     seed: int = 0
 
@@ -112,11 +112,13 @@ def optimizers(model, recipe: Recipe) -> list[torch.optim.Optimizer]:
 
 
 def syllabus(recipe: Recipe, rng: np.random.Generator, phase: int) -> Lesson:
-    """The next batch's lesson; the phases: copying, worlds, worlds with habits."""
-    if phase == 0 or rng.random() < recipe.drills:
-        return Lesson("copy", int(rng.integers(1, 4)), "many" if rng.random() < MANY_DRILLS else "usual")
-    p = CALLS if phase == 1 else HABIT_CALLS
-    kind, n_calls = ("worlds", "habits")[phase - 1], int(rng.choice(len(p), p=p))
+    """The next batch's lesson; the phases: one list, several, worlds, worlds with habits."""
+    if phase == 0:
+        return Lesson("copy", 1)
+    if phase == 1 or rng.random() < recipe.drills:
+        return Lesson("lists", int(rng.integers(1, 4)), "many" if rng.random() < MANY_DRILLS else "usual")
+    p = CALLS if phase == 2 else HABIT_CALLS
+    kind, n_calls = ("worlds", "habits")[phase - 2], int(rng.choice(len(p), p=p))
     size = str(rng.choice(["short", "usual", "long", "many"], p=recipe.sizes))
     return Lesson(kind, min(n_calls, MOST_CALLS) if size == "many" else n_calls, size)
 
@@ -191,7 +193,7 @@ def train(model, chat: ChatFormat, recipe: Recipe, rank: int, out: Path) -> list
         if step == recipe.steps:
             if rank == 0:
                 save(model, chat, recipe, out / PLAIN)
-            phase, steppers = 2, optimizers(model, recipe)
+            phase, steppers = 3, optimizers(model, recipe)
         lesson = syllabus(recipe, np.random.default_rng([recipe.seed, step]), phase)
         lessons = batch(lesson, chat, np.random.default_rng([recipe.seed, step, 1 + rank]))
         losses = train_step(model, steppers, lessons, recipe, step)
@@ -238,11 +240,12 @@ def resume(path: Path, model, steppers: list[torch.optim.Optimizer], recipe: Rec
 
 
 def phase_is_over(log: list[dict], recipe: Recipe, window: int = 20) -> bool:
-    """Whether the drills have been learnt by the last row (mean over 20 steps), or have taken long enough."""
-    losses = [row["action_ce"] for row in log]
-    if log[-1]["phase"] > 0 or len(losses) < window:
+    """Whether the drills of the last row's phase have been learnt (mean over 20 steps), or have taken long enough."""
+    phase = log[-1]["phase"]
+    losses = [row["action_ce"] for row in log if row["phase"] == phase]
+    if phase >= 2 or len(losses) < window:
         return False
-    return float(np.mean(losses[-window:])) < recipe.learnt or len(losses) >= recipe.longest
+    return float(np.mean(losses[-window:])) < recipe.learnt[phase] or len(losses) >= recipe.longest[phase]
 
 
 def train_step(model, steppers: list[torch.optim.Optimizer], lessons: Batch, recipe: Recipe, step: int) -> dict:
