@@ -29,6 +29,7 @@ from agenticrec_lite.data import amazon, amazon_reader, fetch_amazon, movielens,
 from agenticrec_lite.data import fetch as fetching
 from agenticrec_lite.data.own import load_files
 from agenticrec_lite.errors import UserError
+from agenticrec_lite.experiment import start
 from agenticrec_lite.policy import NANOS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -496,6 +497,8 @@ CASES: list[tuple[str, Callable, tuple[str, ...] | None]] = [
     ("... is not as it was written ...", changed_toystore, None),
     ("A ... has at least ...", lambda *_: toystore.draw_store(0, 1, 1, 0), None),
     ("There is no store of the kind ...", lambda *_: toystore.draw_store(1, 99, 2, 0, "x"), None),
+    ("... must be a whole number ...", lambda *_: start("toystore", seed=1.5), None),
+    ("... must be a name or a path ...", lambda *_: start(None), None),
     ("nano's weights are missing ...", nano_gone, None),
     ("The model ... cannot be loaded ...", load(id="{tmp}/nowhere"), None),
     ("Profile ... needs ...", hardware("t4"), None),

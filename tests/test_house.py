@@ -17,8 +17,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LONGEST = 400  # lines of a module
 # Each room imports only from those before it.
 ROOMS = [
-    *"errors carried methods profiles runs data recommenders tools policy plan agent rewards training".split(),
-    *"evaluation nano experiment paper show report hub reproduce cli".split(),
+    *"errors parameters carried methods profiles runs data recommenders tools policy plan agent rewards".split(),
+    *"training evaluation nano experiment paper show report hub reproduce cli".split(),
 ]
 OUTSIDE = [*sorted(ROOT.glob("studies/*.py")), *sorted(ROOT.glob("benchmarks/*.py"))]
 

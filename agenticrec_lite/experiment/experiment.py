@@ -17,6 +17,8 @@ from agenticrec_lite.data.tasks import RankingTask, build_tasks
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.evaluation import evaluate
 from agenticrec_lite.experiment.extensions import EvidenceSource, Extensions, named
+from agenticrec_lite.parameters import named as named_parameter
+from agenticrec_lite.parameters import whole
 from agenticrec_lite.plan import check_hardware
 from agenticrec_lite.policy import Policy, load_policy, save_adapter, smollm2_folder
 from agenticrec_lite.profiles import load_profile
@@ -216,8 +218,11 @@ def start(
         about: Further words for config.yaml, such as which variant it is.
 
     Raises:
-        UserError: Unknown dataset, profile or setting; a part that cannot be used; the folder holds another run.
+        UserError: A parameter of a wrong type; unknown dataset, profile or setting; a part that cannot be used; the
+            folder holds another run.
     """
+    dataset = dataset if isinstance(dataset, InteractionLog) else named_parameter("dataset", dataset)
+    profile, out, seed = named_parameter("profile", profile), named_parameter("out", out), whole("seed", seed)
     brought = {
         "tools": tools, "reward": reward, "pair_reward": pair_reward, "advantages": advantages, "evidence": evidence,
         "candidates": candidates, "recommenders": recommenders,
