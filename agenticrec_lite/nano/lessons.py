@@ -7,7 +7,7 @@ import numpy as np
 from agenticrec_lite.agent import teacher
 from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.trajectory import Trajectory
-from agenticrec_lite.nano.worlds import N_CANDIDATES, made_up_tool, random_world, with_other_tools
+from agenticrec_lite.nano.worlds import N_CANDIDATES, random_world, with_other_tools
 from agenticrec_lite.tools import TOOLS, TaskContext
 
 MOST_CANDIDATES = 100
@@ -15,7 +15,6 @@ DRILL_TOKENS = 4500  # about, a batch
 LESSON_TOKENS = 6000  # about, a batch of whole worlds
 EPISODES = 4  # scripted trajectories a prompt, half as many of a long one; they share its forward pass
 PAIRS = 0.25  # share of the worlds that ask a pair-wise question
-OTHER_TOOLS = 0.3  # share of the worlds with other tools than the package's
 MISTAKES = 0.03  # share of the calls with a mistake before them
 
 Batch = list[list[Trajectory]]  # trajectories that share a prompt, a list each
@@ -26,21 +25,23 @@ class Lesson:
     """What a batch is about; its trajectories are of similar length.
 
     Attributes:
-        kind: "copy" is a bare list to follow; "lists" several, of which the last is to be followed; "worlds" whole
-            tasks; "habits" whole tasks whose teachers have a habit.
+        kind: "drill" is bare lists, of which the last is followed; "worlds" whole tasks; "habits" whole tasks whose
+            teachers have a habit.
         n_calls: Tool calls before the calculator's and the answer.
         size: "short" (titles of a word, two items of history), "usual", "long" (titles of 80 characters) or "many" (21
             to 100 candidates).
+        other_tools: Share of the worlds with other tools than the package's.
     """
 
     kind: str
     n_calls: int
     size: str = "usual"
+    other_tools: float = 0.0
 
 
 def batch(lesson: Lesson, chat: ChatFormat, rng: np.random.Generator) -> Batch:
     """Scripted trajectories of one kind, all with the same number of calls."""
-    make, most = (_drill, DRILL_TOKENS) if lesson.kind in ("copy", "lists") else (_world, LESSON_TOKENS)
+    make, most = (_drill, DRILL_TOKENS) if lesson.kind == "drill" else (_world, LESSON_TOKENS)
     groups: Batch = []
     tokens = 0
     while tokens < most:
@@ -49,7 +50,7 @@ def batch(lesson: Lesson, chat: ChatFormat, rng: np.random.Generator) -> Batch:
     return groups
 
 
-def lesson_world(size: str, rng: np.random.Generator) -> TaskContext:
+def lesson_world(size: str, rng: np.random.Generator, other_tools: float) -> TaskContext:
     """A generated world of a lesson's size, some of them with other tools."""
     if size == "many":
         world = random_world(rng, longest=3, candidates=int(rng.integers(N_CANDIDATES + 1, MOST_CANDIDATES + 1)))
@@ -60,7 +61,7 @@ def lesson_world(size: str, rng: np.random.Generator) -> TaskContext:
         world = replace(world, neighbours=1)
     else:
         world = random_world(rng, candidates=N_CANDIDATES if rng.random() < 0.8 else int(rng.integers(10, 31)))
-    return with_other_tools(rng, world) if rng.random() < OTHER_TOOLS else world
+    return with_other_tools(rng, world) if rng.random() < other_tools else world
 
 
 def _drill(lesson: Lesson, chat: ChatFormat, rng: np.random.Generator) -> list[Trajectory]:
@@ -76,15 +77,10 @@ def _drill(lesson: Lesson, chat: ChatFormat, rng: np.random.Generator) -> list[T
     if lesson.size == "many":
         length = int(rng.integers(N_CANDIDATES, MOST_CANDIDATES + 1))
     world = replace(random_world(rng, longest=1, history=1, candidates=length), neighbours=0)
-    bare = [TOOLS["get_similar_users"], TOOLS["get_similar_items"]]
-    if lesson.kind == "lists":
-        bare += [made_up_tool(rng, length) for _ in range(2)]
-    world = replace(world, tools={tool.__name__: tool for tool in bare})
+    bare = ("get_similar_users", "get_similar_items", "get_session_behavior")
+    world = replace(world, tools={name: TOOLS[name] for name in bare})
     start = chat.tokenizer.encode("<|im_start|>assistant\n", add_special_tokens=False)
-    row = teacher.run_script(teacher.demonstration(rng, lesson.n_calls), world, chat, "rank", start)
-    if lesson.kind == "lists":  # which tool is called, nothing says: there is no prompt that lists them
-        row.action_mask[: row.last_turn] = [0] * row.last_turn
-    return [row]
+    return [teacher.run_script(teacher.demonstration(rng, lesson.n_calls), world, chat, "rank", start)]
 
 
 def _asked(world: TaskContext, rng: np.random.Generator) -> tuple[TaskContext, str]:
@@ -96,7 +92,7 @@ def _asked(world: TaskContext, rng: np.random.Generator) -> tuple[TaskContext, s
 
 
 def _world(lesson: Lesson, chat: ChatFormat, rng: np.random.Generator) -> list[Trajectory]:
-    world, kind = _asked(lesson_world(lesson.size, rng), rng)
+    world, kind = _asked(lesson_world(lesson.size, rng, lesson.other_tools), rng)
     habit, prompt = teacher.HABIT if lesson.kind == "habits" else teacher.NO_HABIT, chat.prompt_ids(world, kind)
     n = EPISODES if lesson.size in ("short", "usual") else EPISODES // 2
     scripts = [teacher.demonstration(rng, lesson.n_calls, habit, MISTAKES) for _ in range(n)]

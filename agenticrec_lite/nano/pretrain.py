@@ -37,7 +37,6 @@ KEEP_EVERY = 100  # steps; an interrupted pre-training goes on from there
 
 CALLS = (0.02, 0.13, 0.2, 0.25, 0.22, 0.13, 0.05)  # probability of 0, 1, 2, ... calls before the calculator's
 HABIT_CALLS = (0.0, 0.03, 0.12, 0.3, 0.35, 0.2)
-MANY_DRILLS = 0.2  # share of the drills with lists of 20 to 100
 MOST_CALLS = 3  # about 21 to 100 candidates, whose lists are long
 PLAIN = "plain"  # folder, inside of nano's, of the checkpoint before the lessons with a habit
 
@@ -48,10 +47,12 @@ class Recipe:
 
     steps: int = 2100
     habit_steps: int = 200  # after these, with new optimizers and a quarter of the rates
-    learnt: tuple[float, float] = (0.12, 0.04)  # cross-entropy at which drills with one list, with several are over
-    longest: tuple[int, int] = (450, 250)  # steps after which they are over in any case
+    learnt: float = 0.12  # cross-entropy at which the drills are over
+    longest: int = 450  # steps after which they are over in any case
     drills: float = 0.05  # share of them that goes on after that
-    sizes: tuple[float, float, float, float] = (0.52, 0.3, 0.08, 0.1)  # of short, usual, long worlds, many candidates
+    easy_steps: int = 600  # with short and usual worlds only, and the package's tools
+    sizes: tuple[float, float, float, float] = (0.5, 0.3, 0.1, 0.1)  # of short, usual, long worlds, many candidates
+    other_tools: float = 0.2  # share of the worlds with other tools than the package's
     hidden: int = 128
     layers: int = 5
     muon_rate: float = 0.02
@@ -67,7 +68,7 @@ def new_tokenizer(rng: np.random.Generator, worlds: int = 1500) -> PreTrainedTok
     """A tokenizer fitted on prompts, turns and observations of generated worlds."""
     texts = []
     for _ in range(worlds):
-        environment = RankingEnvironment(lesson_world(str(rng.choice(["usual", "long"], p=[0.9, 0.1])), rng))
+        environment = RankingEnvironment(lesson_world(str(rng.choice(["usual", "long"], p=[0.9, 0.1])), rng, 0.3))
         texts.append(task_prompt(environment.context))
         for turn in demonstration(rng, int(rng.choice(len(CALLS), p=CALLS)))(environment):
             texts += [turn, environment.step(turn) or ""]
@@ -111,16 +112,19 @@ def optimizers(model, recipe: Recipe) -> list[torch.optim.Optimizer]:
     return [Muon(matrices, lr=recipe.muon_rate), adam]
 
 
-def syllabus(recipe: Recipe, rng: np.random.Generator, phase: int) -> Lesson:
-    """The next batch's lesson; the phases: one list, several, worlds, worlds with habits."""
+def syllabus(recipe: Recipe, step: int, phase: int) -> Lesson:
+    """The lesson of a step; the phases: drills, worlds, worlds with habits."""
+    rng = np.random.default_rng([recipe.seed, step])
     if phase == 0:
-        return Lesson("copy", 1)
-    if phase == 1 or rng.random() < recipe.drills:
-        return Lesson("lists", int(rng.integers(1, 4)), "many" if rng.random() < MANY_DRILLS else "usual")
-    p = CALLS if phase == 2 else HABIT_CALLS
-    kind, n_calls = ("worlds", "habits")[phase - 2], int(rng.choice(len(p), p=p))
+        return Lesson("drill", 1)
+    if rng.random() < recipe.drills:
+        return Lesson("drill", int(rng.integers(1, 4)), "many")
+    p = CALLS if phase == 1 else HABIT_CALLS
+    kind, n_calls = ("worlds", "habits")[phase - 1], int(rng.choice(len(p), p=p))
+    if step < recipe.easy_steps:
+        return Lesson(kind, n_calls, str(rng.choice(["short", "usual"], p=[0.7, 0.3])))
     size = str(rng.choice(["short", "usual", "long", "many"], p=recipe.sizes))
-    return Lesson(kind, min(n_calls, MOST_CALLS) if size == "many" else n_calls, size)
+    return Lesson(kind, min(n_calls, MOST_CALLS) if size == "many" else n_calls, size, recipe.other_tools)
 
 
 def pretrain(out: str | Path, recipe: Recipe | None = None) -> Path:
@@ -193,8 +197,8 @@ def train(model, chat: ChatFormat, recipe: Recipe, rank: int, out: Path) -> list
         if step == recipe.steps:
             if rank == 0:
                 save(model, chat, recipe, out / PLAIN)
-            phase, steppers = 3, optimizers(model, recipe)
-        lesson = syllabus(recipe, np.random.default_rng([recipe.seed, step]), phase)
+            phase, steppers = 2, optimizers(model, recipe)
+        lesson = syllabus(recipe, step, phase)
         lessons = batch(lesson, chat, np.random.default_rng([recipe.seed, step, 1 + rank]))
         losses = train_step(model, steppers, lessons, recipe, step)
         log.append({"step": step + 1, "phase": phase, "kind": lesson.kind, "seconds": time.time() - start, **losses})
@@ -240,12 +244,10 @@ def resume(path: Path, model, steppers: list[torch.optim.Optimizer], recipe: Rec
 
 
 def phase_is_over(log: list[dict], recipe: Recipe, window: int = 20) -> bool:
-    """Whether the drills of the last row's phase have been learnt (mean over 20 steps), or have taken long enough."""
-    phase = log[-1]["phase"]
-    losses = [row["action_ce"] for row in log if row["phase"] == phase]
-    if phase >= 2 or len(losses) < window:
+    """Whether the drills, phase 0, have been learnt (mean over 20 steps), or have taken long enough."""
+    if log[-1]["phase"] > 0 or len(log) < window:
         return False
-    return float(np.mean(losses[-window:])) < recipe.learnt[phase] or len(losses) >= recipe.longest[phase]
+    return float(np.mean([row["action_ce"] for row in log[-window:]])) < recipe.learnt or len(log) >= recipe.longest
 
 
 def train_step(model, steppers: list[torch.optim.Optimizer], lessons: Batch, recipe: Recipe, step: int) -> dict:
