@@ -5,7 +5,7 @@ from pathlib import Path
 from agenticrec_lite.errors import UserError
 
 
-def whole(name: str, value: object, least: int = 0) -> int:
+def whole_number(name: str, value: object, least: int = 0) -> int:
     """A parameter that is a whole number.
 
     Args:
@@ -22,7 +22,7 @@ def whole(name: str, value: object, least: int = 0) -> int:
     return int(value)
 
 
-def named(name: str, value: object) -> str | Path:
+def name_or_path(name: str, value: object) -> str | Path:
     """A parameter that is a name or a path; a whole number is its digits.
 
     Args:

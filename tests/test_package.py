@@ -40,7 +40,7 @@ def test_a_wheel_holds_nano_and_the_stores_and_nothing_of_the_course(wheel):
 
 @pytest.mark.all
 def test_an_installed_wheel_runs_an_experiment_in_an_empty_folder(wheel, tmp_path):
-    """Its dependencies are those of this environment; `pip install` of them all is tried by hand, see the README."""
+    """Its dependencies are those of this environment; `pip install` of them all takes the network."""
     python = tmp_path / "venv" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", wheel], check=True)

@@ -17,8 +17,7 @@ from agenticrec_lite.data.tasks import RankingTask, build_tasks
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.evaluation import evaluate
 from agenticrec_lite.experiment.extensions import EvidenceSource, Extensions, named
-from agenticrec_lite.parameters import named as named_parameter
-from agenticrec_lite.parameters import whole
+from agenticrec_lite.parameters import name_or_path, whole_number
 from agenticrec_lite.plan import check_hardware
 from agenticrec_lite.policy import Policy, load_policy, save_adapter, smollm2_folder
 from agenticrec_lite.profiles import load_profile
@@ -221,8 +220,8 @@ def start(
         UserError: A parameter of a wrong type; unknown dataset, profile or setting; a part that cannot be used; the
             folder holds another run.
     """
-    dataset = dataset if isinstance(dataset, InteractionLog) else named_parameter("dataset", dataset)
-    profile, out, seed = named_parameter("profile", profile), named_parameter("out", out), whole("seed", seed)
+    dataset = dataset if isinstance(dataset, InteractionLog) else name_or_path("dataset", dataset)
+    profile, out, seed = name_or_path("profile", profile), name_or_path("out", out), whole_number("seed", seed)
     brought = {
         "tools": tools, "reward": reward, "pair_reward": pair_reward, "advantages": advantages, "evidence": evidence,
         "candidates": candidates, "recommenders": recommenders,
