@@ -32,7 +32,7 @@ def test_every_script_of_every_world_is_a_valid_trajectory(tiny):
     chat, rng = tiny[1], np.random.default_rng(0)
     called, followed_lists = Counter(), Counter()
     for _ in range(40):
-        world = lesson_world("usual", rng)
+        world = lesson_world("usual", rng, 0.3)
         pair = replace(world, pair=(3, 9))
         for n_calls in (0, 1, 3, 6):
             for asked, kind in ((world, "rank"), (pair, "more"), (pair, "less")):
@@ -104,11 +104,11 @@ def turns_of(trajectory, chat):
 
 def test_drills_are_bare_lists_of_which_the_last_is_followed(tiny):
     chat, rng, lengths = tiny[1], np.random.default_rng(6), []
-    for (row,) in batch(Lesson("lists", 3), chat, rng) + batch(Lesson("lists", 1, "many"), chat, rng):
+    for (row,) in batch(Lesson("drill", 3), chat, rng) + batch(Lesson("drill", 1, "many"), chat, rng):
         before, written = (chat.tokenizer.decode(part) for part in np.split(row.completion_ids, [row.last_turn]))
         name, pairs = re.findall(r"Candidates by ([^:]+): ([^<]*)", before)[-1]
         order = re.findall(r"(\d+):", pairs)
-        assert f"I follow {name}." in written and not any(row.action_mask[: row.last_turn])
+        assert f"I follow {name}." in written
         assert re.findall(r"\d+", written.split("boxed")[1]) == order[:10]
         lengths.append(len(order))
     assert min(lengths) < 8 and max(lengths) > 30
@@ -188,13 +188,19 @@ def test_numbers_scores_and_fixed_text_are_single_tokens(tiny):
 def test_lessons_go_from_drills_to_worlds_and_can_be_learnt(tiny):
     model, chat = tiny
     rng = np.random.default_rng(5)
-    drawn = [[syllabus(Recipe(), np.random.default_rng([0, i]), phase) for i in range(2000)] for phase in range(4)]
+    recipe = Recipe(easy_steps=600)
+    drawn = [[syllabus(recipe, i, phase) for i in range(600, 2600)] for phase in range(3)]
     kinds = [{lesson.kind for lesson in phase} for phase in drawn]
-    assert kinds == [{"copy"}, {"lists"}, {"lists", "worlds"}, {"lists", "habits"}]
-    assert {lesson.size for lesson in drawn[2]} == {"short", "usual", "long", "many"}
-    assert {lesson.n_calls for lesson in drawn[2]} == set(range(7))
-    assert max(lesson.n_calls for lesson in drawn[3] if lesson.size == "many") == 3
-    drills, worlds = batch(Lesson("copy", 1), chat, rng), batch(Lesson("worlds", 2), chat, rng)
+    assert kinds == [{"drill"}, {"drill", "worlds"}, {"drill", "habits"}]
+    easy = [syllabus(recipe, i, 1) for i in range(600)]
+    assert {lesson.size for lesson in easy if lesson.kind == "worlds"} == {"short", "usual"}
+    assert {lesson.other_tools for lesson in easy} == {0} and recipe.other_tools > 0
+    worlds = [lesson for lesson in drawn[1] if lesson.kind == "worlds"]
+    assert {lesson.size for lesson in worlds} == {"short", "usual", "long", "many"}
+    assert {lesson.n_calls for lesson in worlds} == set(range(7))
+    assert {lesson.other_tools for lesson in worlds} == {recipe.other_tools}
+    assert max(lesson.n_calls for lesson in drawn[2] if lesson.kind == "habits" and lesson.size == "many") == 3
+    drills, worlds = batch(Lesson("drill", 1), chat, rng), batch(Lesson("worlds", 2), chat, rng)
     for groups, tokens in ((drills, DRILL_TOKENS), (worlds, LESSON_TOKENS)):
         total = sum(len(group[0].prompt_ids) + sum(len(t.completion_ids) for t in group) for group in groups)
         assert tokens <= total < 1.6 * tokens
@@ -251,7 +257,7 @@ def made(folder):
 
 
 def test_an_interrupted_pre_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
-    recipe = Recipe(steps=3, habit_steps=1, hidden=32, layers=2, longest=(1, 1))
+    recipe = Recipe(steps=3, habit_steps=1, hidden=32, layers=2, longest=1)
     tokenizer = pretrain.new_tokenizer(np.random.default_rng(0), worlds=60)
     chat = pretrain.ChatFormat.of(tokenizer, brief=True)
     monkeypatch.setattr(pretrain, "KEEP_EVERY", 2)
@@ -279,7 +285,7 @@ def test_an_interrupted_pre_training_goes_on_to_the_same_weights(tmp_path, monke
 
 @pytest.mark.all
 def test_two_workers_rebuild_a_policy_with_its_card(tmp_path):
-    out = pretrain.pretrain(tmp_path / "nano", Recipe(steps=20, habit_steps=5, hidden=32, layers=2, longest=(10, 10)))
+    out = pretrain.pretrain(tmp_path / "nano", Recipe(steps=20, habit_steps=5, hidden=32, layers=2, longest=10))
     names = {path.name for path in out.iterdir()}
     assert {"model.safetensors", "tokenizer.json", "training_log.csv", "README.md"} <= names
     assert "unfinished.safetensors" not in names
@@ -291,11 +297,11 @@ def test_two_workers_rebuild_a_policy_with_its_card(tmp_path):
     [
         (0, [0.1] * 20, True),
         (0, [0.1] * 19, False),
-        (1, [0.1] * 40, False),
-        (1, [0.1] * 250, True),
-        (2, [0.0] * 99, False),
+        (0, [0.2] * 449, False),
+        (0, [0.2] * 450, True),
+        (1, [0.0] * 99, False),
     ],
 )
 def test_drills_are_over_when_they_are_learnt_or_take_too_long(phase, losses, over):
-    log = [{"phase": 7, "action_ce": 0.0}] * 30 + [{"phase": phase, "action_ce": loss} for loss in losses]
-    assert phase_is_over(log, Recipe(learnt=(0.12, 0.04), longest=(450, 250))) == over
+    log = [{"phase": phase, "action_ce": loss} for loss in losses]
+    assert phase_is_over(log, Recipe(learnt=0.12, longest=450)) == over
