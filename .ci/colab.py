@@ -25,8 +25,8 @@ from importlib.util import find_spec
 if find_spec("google") and find_spec("google.colab"):
     if not os.path.exists("../requirements.txt"):
         if not os.path.isdir("agenticrec_lite"):
-            clone = ["git", "clone", "--quiet", "--depth", "1", "{REPOSITORY}", "agenticrec_lite"]
-            done = subprocess.run(clone, capture_output=True, text=True)
+            clone = "git clone --quiet --depth 1 {REPOSITORY} agenticrec_lite"
+            done = subprocess.run(clone.split(), capture_output=True, text=True)
             if done.returncode:
                 raise SystemExit(done.stderr)
         os.chdir("agenticrec_lite/notebooks")
