@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from agenticrec_lite.agent.protocol import write_answer, write_call
-from agenticrec_lite.agent.teacher import run_script
+from agenticrec_lite.agent.record import declared_answer, evidence_of
+from agenticrec_lite.agent.teacher import follow, run_script
 from agenticrec_lite.evaluation.pairs import ask, deltas, four_questions, letter_log_odds, mean_interval
 from agenticrec_lite.policy import Policy
 from agenticrec_lite.training.mining import HardNegative
@@ -45,6 +46,24 @@ def test_log_odds_are_those_of_the_model_given_what_was_written_before(tiny, con
         with torch.no_grad():
             logits = model(torch.tensor([until])).logits[0, -1]
         assert value == pytest.approx(float(logits[a] - logits[b]), abs=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "letter", "word"), [("more", "A", "first"), ("less", "B", "last")])
+def test_a_pair_is_answered_by_the_ends_of_the_list_that_the_thought_names(context, tiny, kind, letter, word):
+    """Candidate 9 is more popular than 4 in the fixture."""
+    asked = replace(context, pair=(9, 4))
+    script = [write_call("candidates_analyze", {}), write_call("weigh_evidence", {"weights": "popularity 2"})]
+    answer = write_answer(letter, f"I take the {word} of weighed evidence.")
+    played = run_script([*script, answer], asked, tiny[1], kind)
+    assert declared_answer(played) == letter and evidence_of(played) == {"popularity": 2}
+    taught = run_script(lambda environment: conclusion_after(environment, script), asked, tiny[1], kind)
+    assert taught.answer == letter and f"I take the {word} of weighed evidence." in taught.steps[-2].text
+
+
+def conclusion_after(environment, calls):
+    """Turns of a teacher that has made these calls."""
+    yield from calls
+    yield follow(environment, "weighed evidence")
 
 
 def test_a_list_is_held_to_the_format_and_no_answer_is_nan(tiny, context):

@@ -69,7 +69,7 @@ def weighing(weights: str, source: str = "weighed evidence", outcome: str = "ans
     played.steps = [
         Step("call", "", "get_similar_users", {}), Step("observation", "Candidates by users: 2:60, 1:40"),
         Step("call", "", "weigh_evidence", {"weights": weights}),
-        Step("observation", said or "Candidates by weighed evidence: 2:60, 1:40"), Step("think", f"I follow {source}."),
+        Step("observation", said or "Candidates by weighed evidence: 2, 1"), Step("think", f"I follow {source}."),
     ]  # fmt: skip
     return played
 

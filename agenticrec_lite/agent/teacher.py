@@ -151,11 +151,10 @@ def follow(environment: RankingEnvironment, name: str, mood: str = "") -> str:
     context, kind = environment.context, environment.kind
     order = context.shown[name].order.tolist()
     if kind == "rank":
-        answer: list[int] | str = order[:TOP]
-    else:
-        listed = [context.labels[number - 1] for number in order if number - 1 in context.labels]
-        answer = listed[0 if kind == "more" else -1]
-    return write_answer(answer, f"{mood}I follow {name}.")
+        return write_answer(order[:TOP], f"{mood}I follow {name}.")
+    listed = [context.labels[number - 1] for number in order if number - 1 in context.labels]
+    place, word = (0, "first") if kind == "more" else (-1, "last")
+    return write_answer(listed[place], f"{mood}I take the {word} of {name}.")
 
 
 def without_evidence(environment: RankingEnvironment, rng: np.random.Generator) -> str:

@@ -37,6 +37,7 @@ KEEP_EVERY = 100  # steps; an interrupted pre-training goes on from there
 
 CALLS = (0.02, 0.13, 0.2, 0.25, 0.22, 0.13, 0.05)  # probability of 0, 1, 2, ... calls before the calculator's
 HABIT_CALLS = (0.0, 0.03, 0.12, 0.3, 0.35, 0.2)
+MANY_DRILLS = 0.2  # share of the later drills with lists of 20 to 100
 MOST_CALLS = 3  # about 21 to 100 candidates, whose lists are long
 PLAIN = "plain"  # folder, inside of nano's, of the checkpoint before the lessons with a habit
 
@@ -45,12 +46,12 @@ PLAIN = "plain"  # folder, inside of nano's, of the checkpoint before the lesson
 class Recipe:
     """Everything that decides the checkpoint, beside the lessons."""
 
-    steps: int = 2100
-    habit_steps: int = 200  # after these, with new optimizers and a quarter of the rates
+    steps: int = 1500
+    habit_steps: int = 150  # after these, with new optimizers and a quarter of the rates
     learnt: float = 0.12  # cross-entropy at which the drills are over
     longest: int = 450  # steps after which they are over in any case
     drills: float = 0.05  # share of them that goes on after that
-    easy_steps: int = 600  # with short and usual worlds only, and the package's tools
+    easy_steps: int = 400  # with short and usual worlds only, and the package's tools
     sizes: tuple[float, float, float, float] = (0.5, 0.3, 0.1, 0.1)  # of short, usual, long worlds, many candidates
     other_tools: float = 0.2  # share of the worlds with other tools than the package's
     hidden: int = 128
@@ -118,7 +119,7 @@ def syllabus(recipe: Recipe, step: int, phase: int) -> Lesson:
     if phase == 0:
         return Lesson("drill", 1)
     if rng.random() < recipe.drills:
-        return Lesson("drill", int(rng.integers(1, 4)), "many")
+        return Lesson("drill", int(rng.integers(1, 4)), "many" if rng.random() < MANY_DRILLS else "usual")
     p = CALLS if phase == 1 else HABIT_CALLS
     kind, n_calls = ("worlds", "habits")[phase - 1], int(rng.choice(len(p), p=p))
     if step < recipe.easy_steps:

@@ -22,22 +22,24 @@ def show_list(context: TaskContext, name: str, scores: Sequence[float]) -> str:
         name: A few words that say what the list goes by.
         scores: Raw evidence [C]; shown are whole numbers 10..99, 50 + 15 z.
     """
-    return _show(context, name, np.asarray(scores, dtype=np.float64), shown_scores(scores))
+    shown = shown_scores(scores)
+    order = _order(context, name, np.asarray(scores, dtype=np.float64), shown)
+    return f"Candidates by {name}: " + ", ".join(f"{context.labels[i]}:{shown[i]}" for i in order)
 
 
-def _show(context: TaskContext, name: str, scores: np.ndarray, shown: np.ndarray) -> str:
+def _order(context: TaskContext, name: str, scores: np.ndarray, shown: np.ndarray) -> list[int]:
+    """Note a list in the context's `shown`; the places of the candidates that are asked about, best first."""
     counts = [card.count for card in context.candidates]
     order = np.lexsort((np.negative(counts), -scores))  # stable: what is equal in both keeps its place
     context.shown[name] = ShownList(shown, order + 1)
-    pairs = (f"{context.labels[i]}:{shown[i]}" for i in order.tolist() if i in context.labels)
-    return f"Candidates by {name}: {', '.join(pairs)}"
+    return [i for i in order.tolist() if i in context.labels]
 
 
 def weigh_evidence(context: TaskContext, weights: str) -> str:
     """Add up lists that have been shown, each times a weight from 0 to 3, and order the candidates by the sum.
 
-    A calculator, which the paper does not have: a language model is asked to judge the evidence, not to add it up.
-    What is shown is the weighted mean of the lists' scores.
+    A calculator, which the paper does not have: a language model is asked to judge the evidence, not to add it up. It
+    shows the order alone: an answer by it is then a copy, and what it rests on are the weights.
 
     Args:
         weights: Names of lists and their weights, for example "users 1, session 3".
@@ -50,7 +52,8 @@ def weigh_evidence(context: TaskContext, weights: str) -> str:
             there = ", ".join(known for known in context.shown if known != WEIGHED) or "none"
             raise ToolError(f"no list {escape(name, 40)!r} has been shown; shown so far: {there}.")
     total = sum(weight * context.shown[name].scores for name, weight in given.items())
-    return _show(context, WEIGHED, total, np.rint(total / sum(given.values())).astype(int))
+    order = _order(context, WEIGHED, total, np.rint(total / sum(given.values())).astype(int))
+    return f"Candidates by {WEIGHED}: " + ", ".join(context.labels[i] for i in order)
 
 
 def read_weights(text: str) -> dict[str, int]:
