@@ -1,6 +1,6 @@
-"""Every mistake that a user can make ends in one sentence, exit code 2, and a row of the README's table.
+"""Every mistake that a user can make ends in one sentence, exit code 2, and a row of the table in the docs.
 
-Who adds an error adds its sentence to the table in README.md ("When something goes wrong"), where `...` is any text and
+Who adds an error adds its sentence to the table in docs/errors.md, where `...` is any text and
 `NAME` one word, and a case to CASES that brings it about.
 """
 
@@ -23,7 +23,7 @@ import yaml
 from filelock import FileLock
 from typer.testing import CliRunner
 
-from agenticrec_lite import runs
+from agenticrec_lite import parameters, runs
 from agenticrec_lite.cli import app
 from agenticrec_lite.data import amazon, amazon_reader, fetch_amazon, movielens, toystore
 from agenticrec_lite.data import fetch as fetching
@@ -63,8 +63,8 @@ UNLISTED = {
 
 
 def rows() -> list[list[str]]:
-    """The cells of the README's table."""
-    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## When something goes wrong")[2]
+    """The cells of the table."""
+    section = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
     table = [line for line in section.partition("\n## ")[0].splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2:]]
 
@@ -115,7 +115,7 @@ def test_every_error_of_the_code_is_in_the_table():
         if not any(sentence.startswith(start) for start in UNLISTED)
         and not any(says(pattern, sentence) for pattern in patterns())
     ]  # fmt: skip
-    assert not missing, "README.md, 'When something goes wrong', has no row for: " + "; ".join(missing)
+    assert not missing, "docs/errors.md has no row for: " + "; ".join(missing)
 
 
 def test_every_sentence_of_the_table_is_one_of_the_code():
@@ -498,8 +498,10 @@ CASES: list[tuple[str, Callable, tuple[str, ...] | None]] = [
     ("A ... has at least ...", lambda *_: toystore.draw_store(0, 1, 1, 0), None),
     ("There is no store of the kind ...", lambda *_: toystore.draw_store(1, 99, 2, 0, "x"), None),
     ("... must be a whole number ...", lambda *_: start("toystore", seed=1.5), None),
+    ("... must be a number above 0 ...", lambda *_: parameters.numbers(hot=-1), None),
+    ("... must be a list ...", lambda *_: parameters.list_of(parameters.whole_number, "seeds", "[0"), None),
     ("... must be a name or a path ...", lambda *_: start(None), None),
-    ("nano's weights are missing ...", nano_gone, None),
+    ("...'s weights are missing ...", nano_gone, None),
     ("The model ... cannot be loaded ...", load(id="{tmp}/nowhere"), None),
     ("Profile ... needs ...", hardware("t4"), None),
     ("Profile ... needs ...", hardware("nano", needed=1e18), None),

@@ -23,9 +23,9 @@ def points(path: Path) -> int:
     return sum(cell["metadata"].get("nbgrader", {}).get("points", 0) for cell in cells_of(path))
 
 
-def test_the_readme_tells_how_many_points_there_are():
+def test_the_docs_tell_how_many_points_there_are():
     assert len(EXERCISES) == 6
-    readme = (FOLDER.parents[1] / "README.md").read_text(encoding="utf-8")
+    readme = (FOLDER.parents[1] / "docs" / "running.md").read_text(encoding="utf-8")
     assert f"in nbgrader's format, {sum(map(points, EXERCISES))} points" in readme
 
 
