@@ -103,15 +103,16 @@ def turns_of(trajectory, chat):
 
 
 def test_drills_are_bare_lists_of_which_the_last_is_followed(tiny):
-    chat, rng, lengths = tiny[1], np.random.default_rng(6), []
+    chat, rng, lengths, weighed = tiny[1], np.random.default_rng(6), [], []
     for (row,) in batch(Lesson("drill", 3), chat, rng) + batch(Lesson("drill", 1, "many"), chat, rng):
         before, written = (chat.tokenizer.decode(part) for part in np.split(row.completion_ids, [row.last_turn]))
         name, pairs = re.findall(r"Candidates by ([^:]+): ([^<]*)", before)[-1]
-        order = re.findall(r"(\d+):", pairs)
+        order = [pair.partition(":")[0] for pair in pairs.split(", ")]
+        weighed.append(name == "weighed evidence")
         assert f"I follow {name}." in written
         assert re.findall(r"\d+", written.split("boxed")[1]) == order[:10]
         lengths.append(len(order))
-    assert min(lengths) < 8 and max(lengths) > 30
+    assert min(lengths) < 8 and max(lengths) > 30 and {*weighed} == {True, False}
 
 
 def test_the_habit_asks_and_weighs_what_says_least_more_often_and_makes_nothing_impossible(tiny):

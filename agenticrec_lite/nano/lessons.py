@@ -13,7 +13,8 @@ from agenticrec_lite.tools import TOOLS, TaskContext
 MOST_CANDIDATES = 100
 DRILL_TOKENS = 4500  # about, a batch
 LESSON_TOKENS = 6000  # about, a batch of whole worlds
-EPISODES = 4  # scripted trajectories a prompt, half as many of a long one; they share its forward pass
+WEIGHED_DRILLS = 0.75  # share of the drills with the calculator; in the others the last list is followed
+EPISODES = 2  # scripted trajectories a prompt, one of a long one; they share its forward pass
 PAIRS = 0.25  # share of the worlds that ask a pair-wise question
 MISTAKES = 0.03  # share of the calls with a mistake before them
 
@@ -65,7 +66,7 @@ def lesson_world(size: str, rng: np.random.Generator, other_tools: float) -> Tas
 
 
 def _drill(lesson: Lesson, chat: ChatFormat, rng: np.random.Generator) -> list[Trajectory]:
-    """A trajectory without system prompt, history and titles: all there is to learn is to read the last list.
+    """A trajectory without system prompt, history and titles: all there is to learn is to read lists, and weigh them.
 
     The lists are of any length ("many": 20 to 100). Were they all as long, the policy would learn to copy from a fixed
     distance, and never to look for the number it wrote last; were short ones as frequent, it would seldom meet the high
@@ -77,7 +78,8 @@ def _drill(lesson: Lesson, chat: ChatFormat, rng: np.random.Generator) -> list[T
     if lesson.size == "many":
         length = int(rng.integers(N_CANDIDATES, MOST_CANDIDATES + 1))
     world = replace(random_world(rng, longest=1, history=1, candidates=length), neighbours=0)
-    bare = ("get_similar_users", "get_similar_items", "get_session_behavior")
+    bare = ["get_similar_users", "get_similar_items", "get_session_behavior"]
+    bare += ["weigh_evidence"] if rng.random() < WEIGHED_DRILLS else []
     world = replace(world, tools={name: TOOLS[name] for name in bare})
     start = chat.tokenizer.encode("<|im_start|>assistant\n", add_special_tokens=False)
     return [teacher.run_script(teacher.demonstration(rng, lesson.n_calls), world, chat, "rank", start)]

@@ -46,13 +46,13 @@ PLAIN = "plain"  # folder, inside of nano's, of the checkpoint before the lesson
 class Recipe:
     """Everything that decides the checkpoint, beside the lessons."""
 
-    steps: int = 1500
-    habit_steps: int = 150  # after these, with new optimizers and a quarter of the rates
+    steps: int = 1250
+    habit_steps: int = 130  # after these, with new optimizers and a quarter of the rates
     learnt: float = 0.12  # cross-entropy at which the drills are over
     longest: int = 450  # steps after which they are over in any case
     drills: float = 0.05  # share of them that goes on after that
     easy_steps: int = 400  # with short and usual worlds only, and the package's tools
-    sizes: tuple[float, float, float, float] = (0.5, 0.3, 0.1, 0.1)  # of short, usual, long worlds, many candidates
+    sizes: tuple[float, float, float, float] = (0.5, 0.34, 0.08, 0.08)  # of short, usual, long worlds, many candidates
     other_tools: float = 0.2  # share of the worlds with other tools than the package's
     hidden: int = 128
     layers: int = 5
