@@ -6,18 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agenticrec_lite.experiment.shipped import RESULTS
+from agenticrec_lite.experiment.shipped import FIRST
 from agenticrec_lite.methods import METHODS
 from agenticrec_lite.report import full_report
 from agenticrec_lite.runs import read_config, read_result, settings_of
 
-RUNS = sorted(RESULTS.glob("nano-*/seed-*"))
+RUNS = sorted(FIRST.glob("nano-*/seed-*"))
 
 
 @pytest.mark.skipif(not RUNS, reason="no runs ship with this checkout")
 def test_the_report_on_all_that_ships_is_made_in_under_a_minute(tmp_path):
     started = time.monotonic()
-    text = full_report([RESULTS], tmp_path)
+    text = full_report([FIRST], tmp_path)
     assert time.monotonic() - started < 60
     for dataset in {read_config(run)["dataset"] for run in RUNS}:
         assert f"# {dataset}, nano" in text and (tmp_path / f"dynamics-nano-{dataset}.png").exists()

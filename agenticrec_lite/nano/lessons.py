@@ -16,7 +16,6 @@ LESSON_TOKENS = 6000  # about, a batch of whole worlds
 WEIGHED_DRILLS = 0.75  # share of the drills with the calculator; in the others the last list is followed
 EPISODES = 2  # scripted trajectories a prompt, one of a long one; they share its forward pass
 PAIRS = 0.25  # share of the worlds that ask a pair-wise question
-MISTAKES = 0.03  # share of the calls with a mistake before them
 
 Batch = list[list[Trajectory]]  # trajectories that share a prompt, a list each
 
@@ -32,12 +31,14 @@ class Lesson:
         size: "short" (titles of a word, two items of history), "usual", "long" (titles of 80 characters) or "many" (21
             to 100 candidates).
         other_tools: Share of the worlds with other tools than the package's.
+        mistakes: Share of the calls in worlds with a mistake before them.
     """
 
     kind: str
     n_calls: int
     size: str = "usual"
     other_tools: float = 0.0
+    mistakes: float = 0.03
 
 
 def batch(lesson: Lesson, chat: ChatFormat, rng: np.random.Generator) -> Batch:
@@ -97,5 +98,5 @@ def _world(lesson: Lesson, chat: ChatFormat, rng: np.random.Generator) -> list[T
     world, kind = _asked(lesson_world(lesson.size, rng, lesson.other_tools), rng)
     habit, prompt = teacher.HABIT if lesson.kind == "habits" else teacher.NO_HABIT, chat.prompt_ids(world, kind)
     n = EPISODES if lesson.size in ("short", "usual") else EPISODES // 2
-    scripts = [teacher.demonstration(rng, lesson.n_calls, habit, MISTAKES) for _ in range(n)]
+    scripts = [teacher.demonstration(rng, lesson.n_calls, habit, lesson.mistakes) for _ in range(n)]
     return [teacher.run_script(script, world, chat, kind, prompt) for script in scripts]

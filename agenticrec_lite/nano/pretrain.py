@@ -5,7 +5,7 @@ import re
 import tempfile
 import time
 from collections import defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +46,7 @@ PLAIN = "plain"  # folder, inside of nano's, of the checkpoint before the lesson
 class Recipe:
     """Everything that decides the checkpoint, beside the lessons."""
 
-    steps: int = 1250
+    steps: int = 1600
     habit_steps: int = 130  # after these, with new optimizers and a quarter of the rates
     learnt: float = 0.12  # cross-entropy at which the drills are over
     longest: int = 450  # steps after which they are over in any case
@@ -54,6 +54,8 @@ class Recipe:
     easy_steps: int = 400  # with short and usual worlds only, and the package's tools
     sizes: tuple[float, float, float, float] = (0.5, 0.34, 0.08, 0.08)  # of short, usual, long worlds, many candidates
     other_tools: float = 0.2  # share of the worlds with other tools than the package's
+    form_steps: int = 600  # after these teachers make more mistakes: what to do then, and what not to do again
+    mistakes: float = 0.15  # share of the calls with a mistake before them, then
     hidden: int = 128
     layers: int = 5
     muon_rate: float = 0.02
@@ -125,7 +127,9 @@ def syllabus(recipe: Recipe, step: int, phase: int) -> Lesson:
     if step < recipe.easy_steps:
         return Lesson(kind, n_calls, str(rng.choice(["short", "usual"], p=[0.7, 0.3])))
     size = str(rng.choice(["short", "usual", "long", "many"], p=recipe.sizes))
-    return Lesson(kind, min(n_calls, MOST_CALLS) if size == "many" else n_calls, size, recipe.other_tools)
+    n_calls = min(n_calls, MOST_CALLS) if size == "many" else n_calls
+    lesson = Lesson(kind, n_calls, size, recipe.other_tools)
+    return lesson if step < recipe.form_steps else replace(lesson, mistakes=recipe.mistakes)
 
 
 def pretrain(out: str | Path, recipe: Recipe | None = None) -> Path:
@@ -252,8 +256,8 @@ def phase_is_over(log: list[dict], recipe: Recipe, window: int = 20) -> bool:
 
 
 def train_step(model, steppers: list[torch.optim.Optimizer], lessons: Batch, recipe: Recipe, step: int) -> dict:
-    """One update; the learning rates warm up, stay, and fall over the last third; a quarter, falling, for habits."""
-    scale = min(1.0, (step + 1) / recipe.warm_up, 3 * (1 - step / recipe.steps) + 0.02)
+    """One update; the rates warm up, stay for three eighths of the steps, and fall; for habits a quarter, falling."""
+    scale = min(1.0, (step + 1) / recipe.warm_up, 1.6 * (1 - step / recipe.steps) + 0.005)
     if step >= recipe.steps:
         scale = 0.25 * (1 - (step - recipe.steps) / recipe.habit_steps)
     for optimizer, rate in zip(steppers, (recipe.muon_rate, recipe.adam_rate), strict=True):
