@@ -196,6 +196,29 @@ def list_settings(
 
 
 @app.command()
+def ask(
+    history: Annotated[str, typer.Option(help="Titles of what was taken, oldest first, separated by semicolons.")],
+    run: Annotated[Path | None, typer.Option(help="A finished run folder; the run that ships if none.")] = None,
+    candidates: Annotated[str, typer.Option(help="Titles to rank, ten or more; proposed if none.")] = "",
+    seed: Annotated[int, typer.Option(min=0, help="Of the order in which the candidates are shown.")] = 0,
+) -> None:
+    """Let a trained agent rank candidates for a history that you type in, and show how it came to its answer."""
+    from agenticrec_lite.experiment.ask import ask as ask_agent
+
+    asked = ask_agent(run or "", history.split(";"), candidates.split(";"), seed)
+    looks = {"think": {"italic": True}, "call": {"fg": "blue"}, "observation": {"dim": True}, "invalid": {"fg": "red"}}
+    typer.echo("You took: " + "; ".join(asked.history) + "\n")
+    for step in asked.trajectory.steps:
+        text = f"{step.tool} {json.dumps(step.arguments, ensure_ascii=False)}" if step.kind == "call" else step.text
+        typer.secho(f"{step.kind:12}" + text.replace("\n", f"\n{'':12}"), **looks.get(step.kind, {"bold": True}))
+    if not asked.ranking:
+        raise UserError("The agent gave no valid answer; its trajectory is above. Ask again with another --seed.")
+    typer.echo()
+    for place, title in enumerate(asked.ranking, start=1):
+        typer.secho(f"{place:2}. {title}", bold=place == 1)
+
+
+@app.command()
 def push(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     repo: Annotated[str, typer.Argument(metavar="REPO_ID", help="On the Hugging Face hub, e.g. name/my-agent.")],

@@ -24,11 +24,13 @@ from filelock import FileLock
 from typer.testing import CliRunner
 
 from agenticrec_lite import parameters, runs
+from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.cli import app
 from agenticrec_lite.data import amazon, amazon_reader, fetch_amazon, movielens, toystore
 from agenticrec_lite.data import fetch as fetching
 from agenticrec_lite.data.own import load_files
 from agenticrec_lite.errors import UserError
+from agenticrec_lite.experiment import ask as asking
 from agenticrec_lite.experiment import start
 from agenticrec_lite.policy import NANOS
 
@@ -57,6 +59,27 @@ UNLISTED = {
         "says itself all there is to do; tests/test_policy.py and test_plan.py have the cases",
     ),
 }
+
+
+def asked(history: str, candidates: tuple[str, ...] = ()) -> Callable:
+    """Asks a fresh toystore run; {title} is one of its titles."""
+
+    def prepare(tmp: Path, *_) -> None:
+        experiment = start("toystore", "nano", 0, tmp / "run")
+        title = str(experiment.log.items["title"].iloc[0])
+        given = [[each.format(title=title) for each in part] for part in ([history], candidates)]
+        try:
+            asking.answer(experiment, *given)
+        finally:
+            experiment.run.close()
+
+    return prepare
+
+
+def silent_agent(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent whose answer is none."""
+    played = asking.Asked(None, ["x"], ["y"], Trajectory("asked", 0, "rank", [], outcome="bad_turn"), "frozen")
+    monkeypatch.setattr(asking, "ask", lambda *_: played)
 
 
 # --- what the table says, and what the code says ---
@@ -501,6 +524,11 @@ CASES: list[tuple[str, Callable, tuple[str, ...] | None]] = [
     ("... must be a number above 0 ...", lambda *_: parameters.numbers(hot=-1), None),
     ("... must be a list ...", lambda *_: parameters.list_of(parameters.whole_number, "seeds", "[0"), None),
     ("... must be a name or a path ...", lambda *_: start(None), None),
+    ("No item is titled ...", asked("no such title"), None),
+    ("A history needs ...", asked(" "), None),
+    ("The candidates must be ...", asked("{title}", ("{title}",)), None),
+    ("This run has evidence of its own ...", lambda *_: asking.proposals(None, [0], 20), None),
+    ("The agent gave no valid answer ...", silent_agent, ("ask", "--history", "x")),
     ("...'s weights are missing ...", nano_gone, None),
     ("The model ... cannot be loaded ...", load(id="{tmp}/nowhere"), None),
     ("Profile ... needs ...", hardware("t4"), None),

@@ -11,7 +11,7 @@ from agenticrec_lite.runs import open_run, read_config, read_result, settings_of
 from agenticrec_lite.runs.run import TRAJECTORIES
 
 RESULTS = Path(__file__).parents[2] / "data" / "results"
-FIRST = RESULTS / "first"  # runs of the first agent, which copied one tool; the second edition of the evidence replaces them
+FIRST = RESULTS / "first"  # runs of the first agent, until the second edition of the evidence replaces them
 SHIPPED = RESULTS / "nano-ml-100k" / "seed-0"  # its neighbours are other seeds
 
 
