@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from agenticrec_lite.nano.exam import KINDS, marks_of
 from agenticrec_lite.nano.exam import _worlds as exam_worlds
 from agenticrec_lite.nano.lessons import DRILL_TOKENS, LESSON_TOKENS, Lesson, batch, lesson_world
 from agenticrec_lite.nano.muon import Muon, orthogonalise
-from agenticrec_lite.nano.pretrain import CALLS, HABIT_CALLS, Recipe, cross_entropy, phase_is_over, syllabus
+from agenticrec_lite.nano.pretrain import CALLS, HABIT_CALLS, Part, Recipe, cross_entropy, phase_is_over, syllabus
 from agenticrec_lite.nano.tokenizer import SCAFFOLD
 from agenticrec_lite.nano.worlds import long_title, made_up_tool, random_world
 from agenticrec_lite.tools import LISTS, TOOLS, call_tool, tools_of
@@ -189,18 +190,20 @@ def test_numbers_scores_and_fixed_text_are_single_tokens(tiny):
 def test_lessons_go_from_drills_to_worlds_and_can_be_learnt(tiny):
     model, chat = tiny
     rng = np.random.default_rng(5)
-    recipe = Recipe(easy_steps=600)
+    recipe = Recipe(parts=(Part(0, (0.7, 0.3, 0, 0), 0.0, 0.03), Part(600, (0.4, 0.3, 0.15, 0.15), 0.2, 0.1)))
     drawn = [[syllabus(recipe, i, phase) for i in range(600, 2600)] for phase in range(3)]
     kinds = [{lesson.kind for lesson in phase} for phase in drawn]
     assert kinds == [{"drill"}, {"drill", "worlds"}, {"drill", "habits"}]
-    easy = [syllabus(recipe, i, 1) for i in range(600)]
-    assert {lesson.size for lesson in easy if lesson.kind == "worlds"} == {"short", "usual"}
-    assert {lesson.other_tools for lesson in easy} == {0} and recipe.other_tools > 0
+    easy = [lesson for i in range(600) if (lesson := syllabus(recipe, i, 1)).kind == "worlds"]
+    assert {lesson.size for lesson in easy} == {"short", "usual"}
+    assert {(lesson.other_tools, lesson.mistakes) for lesson in easy} == {(0.0, 0.03)}
     worlds = [lesson for lesson in drawn[1] if lesson.kind == "worlds"]
     assert {lesson.size for lesson in worlds} == {"short", "usual", "long", "many"}
     assert {lesson.n_calls for lesson in worlds} == set(range(7))
-    assert {lesson.other_tools for lesson in worlds} == {recipe.other_tools}
+    assert {(lesson.other_tools, lesson.mistakes) for lesson in worlds} == {(0.2, 0.1)}
     assert max(lesson.n_calls for lesson in drawn[2] if lesson.kind == "habits" and lesson.size == "many") == 3
+    begins = [part.begin for part in Recipe().parts]
+    assert begins[0] == 0 and all(before < after for before, after in pairwise(begins))
     drills, worlds = batch(Lesson("drill", 1), chat, rng), batch(Lesson("worlds", 2), chat, rng)
     for groups, tokens in ((drills, DRILL_TOKENS), (worlds, LESSON_TOKENS)):
         total = sum(len(group[0].prompt_ids) + sum(len(t.completion_ids) for t in group) for group in groups)

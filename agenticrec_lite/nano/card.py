@@ -28,7 +28,11 @@ def write_log(path: Path, log: list[dict], every: int = 25) -> None:
 
 def write_card(path: Path, recipe: dict, log: list[dict], marks: dict, plain: dict) -> None:
     """The model card: what it is, how it was made, what it can do with its habit and without."""
-    made = "\n".join(f"| {name} | {value} |" for name, value in recipe.items())
+    parts = {f"lessons from step {part.pop('begin')} on": part for part in map(dict, recipe["parts"])}
+    made = "\n".join(
+        f"| {name} | {', '.join(f'{k} {v}' for k, v in value.items()) if isinstance(value, dict) else value} |"
+        for name, value in ({name: value for name, value in recipe.items() if name != "parts"} | parts).items()
+    )
     rows = []
     for kind, mark in marks.items():
         figures = [mark["valid"], mark["exact"], mark["calls"], plain[kind]["valid"], plain[kind]["exact"]]

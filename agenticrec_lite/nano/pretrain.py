@@ -5,7 +5,7 @@ import re
 import tempfile
 import time
 from collections import defaultdict
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +37,37 @@ KEEP_EVERY = 100  # steps; an interrupted pre-training goes on from there
 
 CALLS = (0.02, 0.13, 0.2, 0.25, 0.22, 0.13, 0.05)  # probability of 0, 1, 2, ... calls before the calculator's
 HABIT_CALLS = (0.0, 0.03, 0.12, 0.3, 0.35, 0.2)
-MANY_DRILLS = 0.2  # share of the later drills with lists of 20 to 100
 MOST_CALLS = 3  # about 21 to 100 candidates, whose lists are long
 PLAIN = "plain"  # folder, inside of nano's, of the checkpoint before the lessons with a habit
+
+
+@dataclass(frozen=True)
+class Part:
+    """What lessons are like from some step on; each part brings something harder.
+
+    Attributes:
+        begin: Its first step.
+        sizes: Shares of short, usual, long worlds and of many candidates.
+        other_tools: Share of the worlds with other tools than the package's.
+        mistakes: Share of the calls with a mistake before them: what to do then, and what not to do again.
+        drills: Share of drills among the lessons.
+        many_drills: Share of the drills with lists of 20 to 100.
+    """
+
+    begin: int
+    sizes: tuple[float, float, float, float]
+    other_tools: float
+    mistakes: float
+    drills: float = 0.05
+    many_drills: float = 0.2
+
+
+PARTS = (
+    Part(0, (0.7, 0.3, 0.0, 0.0), 0.0, 0.03),
+    Part(400, (0.5, 0.34, 0.08, 0.08), 0.2, 0.03),
+    Part(600, (0.5, 0.34, 0.08, 0.08), 0.2, 0.15),
+    Part(900, (0.4, 0.28, 0.1, 0.22), 0.35, 0.12, 0.1, 0.5),
+)
 
 
 @dataclass(frozen=True)
@@ -48,14 +76,9 @@ class Recipe:
 
     steps: int = 1600
     habit_steps: int = 130  # after these, with new optimizers and a quarter of the rates
-    learnt: float = 0.12  # cross-entropy at which the drills are over
+    learnt: float = 0.12  # cross-entropy at which the first drills are over
     longest: int = 450  # steps after which they are over in any case
-    drills: float = 0.05  # share of them that goes on after that
-    easy_steps: int = 400  # with short and usual worlds only, and the package's tools
-    sizes: tuple[float, float, float, float] = (0.5, 0.34, 0.08, 0.08)  # of short, usual, long worlds, many candidates
-    other_tools: float = 0.2  # share of the worlds with other tools than the package's
-    form_steps: int = 600  # after these teachers make more mistakes: what to do then, and what not to do again
-    mistakes: float = 0.15  # share of the calls with a mistake before them, then
+    parts: tuple[Part, ...] = PARTS
     hidden: int = 128
     layers: int = 5
     muon_rate: float = 0.02
@@ -117,19 +140,16 @@ def optimizers(model, recipe: Recipe) -> list[torch.optim.Optimizer]:
 
 def syllabus(recipe: Recipe, step: int, phase: int) -> Lesson:
     """The lesson of a step; the phases: drills, worlds, worlds with habits."""
-    rng = np.random.default_rng([recipe.seed, step])
+    rng, part = np.random.default_rng([recipe.seed, step]), [each for each in recipe.parts if each.begin <= step][-1]
     if phase == 0:
         return Lesson("drill", 1)
-    if rng.random() < recipe.drills:
-        return Lesson("drill", int(rng.integers(1, 4)), "many" if rng.random() < MANY_DRILLS else "usual")
-    p = CALLS if phase == 1 else HABIT_CALLS
-    kind, n_calls = ("worlds", "habits")[phase - 1], int(rng.choice(len(p), p=p))
-    if step < recipe.easy_steps:
-        return Lesson(kind, n_calls, str(rng.choice(["short", "usual"], p=[0.7, 0.3])))
-    size = str(rng.choice(["short", "usual", "long", "many"], p=recipe.sizes))
+    if rng.random() < part.drills:
+        return Lesson("drill", int(rng.integers(1, 4)), "many" if rng.random() < part.many_drills else "usual")
+    kind, p = ("worlds", CALLS) if phase == 1 else ("habits", HABIT_CALLS)
+    n_calls = int(rng.choice(len(p), p=p))
+    size = str(rng.choice(["short", "usual", "long", "many"], p=part.sizes))
     n_calls = min(n_calls, MOST_CALLS) if size == "many" else n_calls
-    lesson = Lesson(kind, n_calls, size, recipe.other_tools)
-    return lesson if step < recipe.form_steps else replace(lesson, mistakes=recipe.mistakes)
+    return Lesson(kind, n_calls, size, part.other_tools, part.mistakes)
 
 
 def pretrain(out: str | Path, recipe: Recipe | None = None) -> Path:
