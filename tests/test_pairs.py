@@ -53,11 +53,12 @@ def test_a_pair_is_answered_by_the_ends_of_the_list_that_the_thought_names(conte
     """Candidate 9 is more popular than 4 in the fixture."""
     asked = replace(context, pair=(9, 4))
     script = [write_call("candidates_analyze", {}), write_call("weigh_evidence", {"weights": "popularity 2"})]
-    answer = write_answer(letter, f"I take the {word} of weighed evidence.")
+    thought = f"Which is {kind.upper()} likely? The {word} of weighed evidence."
+    answer = write_answer(letter, thought)
     played = run_script([*script, answer], asked, tiny[1], kind)
     assert declared_answer(played) == letter and evidence_of(played) == {"popularity": 2}
     taught = run_script(lambda environment: conclusion_after(environment, script), asked, tiny[1], kind)
-    assert taught.answer == letter and f"I take the {word} of weighed evidence." in taught.steps[-2].text
+    assert taught.answer == letter and taught.steps[-2].text == thought
 
 
 def conclusion_after(environment, calls):

@@ -12,7 +12,7 @@ from agenticrec_lite.tools import ToolError
 from agenticrec_lite.tools.lists import WEIGHED, read_weights
 from agenticrec_lite.tools.registry import ERROR
 
-_SOURCE = re.compile(r"I (?:follow|take the first of|take the last of) (.+)\.$")
+_SOURCE = re.compile(r"(?:I follow|[Tt]he (?:first|last) of) (.+)\.$")
 _LIST = re.compile(r"^Candidates by (?P<name>[^:\n]+): (?P<pairs>\w+(?::\d+)?(?:, \w+(?::\d+)?)*)$", re.M)
 
 

@@ -32,6 +32,7 @@ class Lesson:
             to 100 candidates).
         other_tools: Share of the worlds with other tools than the package's.
         mistakes: Share of the calls in worlds with a mistake before them.
+        repeats: Whether the last thought about a pair repeats its question.
     """
 
     kind: str
@@ -39,6 +40,7 @@ class Lesson:
     size: str = "usual"
     other_tools: float = 0.0
     mistakes: float = 0.03
+    repeats: bool = False
 
 
 def batch(lesson: Lesson, chat: ChatFormat, rng: np.random.Generator) -> Batch:
@@ -98,5 +100,5 @@ def _world(lesson: Lesson, chat: ChatFormat, rng: np.random.Generator) -> list[T
     world, kind = _asked(lesson_world(lesson.size, rng, lesson.other_tools), rng)
     habit, prompt = teacher.HABIT if lesson.kind == "habits" else teacher.NO_HABIT, chat.prompt_ids(world, kind)
     n = EPISODES if lesson.size in ("short", "usual") else EPISODES // 2
-    scripts = [teacher.demonstration(rng, lesson.n_calls, habit, lesson.mistakes) for _ in range(n)]
+    scripts = [teacher.demonstration(rng, lesson.n_calls, habit, lesson.mistakes, lesson.repeats) for _ in range(n)]
     return [teacher.run_script(script, world, chat, kind, prompt) for script in scripts]

@@ -52,6 +52,7 @@ class Part:
         mistakes: Share of the calls with a mistake before them: what to do then, and what not to do again.
         drills: Share of drills among the lessons.
         many_drills: Share of the drills with lists of 20 to 100.
+        repeats: Whether the last thought about a pair repeats its question.
     """
 
     begin: int
@@ -60,6 +61,7 @@ class Part:
     mistakes: float
     drills: float = 0.05
     many_drills: float = 0.2
+    repeats: bool = False
 
 
 PARTS = (
@@ -67,14 +69,17 @@ PARTS = (
     Part(400, (0.5, 0.34, 0.08, 0.08), 0.2, 0.03),
     Part(600, (0.5, 0.34, 0.08, 0.08), 0.2, 0.15),
     Part(900, (0.4, 0.28, 0.1, 0.22), 0.35, 0.12, 0.1, 0.5),
+    Part(1200, (0.36, 0.28, 0.1, 0.26), 0.4, 0.12, 0.1, 0.6, True),
 )
+RATES = ((-1, 0.0), (49, 1.0), (605, 1.0), (1200, 0.405), (2000, 0.0))  # (step, share of the full rates), lines between
+
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides the checkpoint, beside the lessons."""
 
-    steps: int = 1600
+    steps: int = 2000
     habit_steps: int = 130  # after these, with new optimizers and a quarter of the rates
     learnt: float = 0.12  # cross-entropy at which the first drills are over
     longest: int = 450  # steps after which they are over in any case
@@ -83,7 +88,7 @@ class Recipe:
     layers: int = 5
     muon_rate: float = 0.02
     adam_rate: float = 2e-3
-    warm_up: int = 50
+    rates: tuple[tuple[float, float], ...] = RATES
     query_key_scale: float = 2.0  # of the norms before attention: sharp enough at the start to point at one token
     observation_weight: float = 0.2  # of the loss on observation tokens: what a list of scores looks like
     sharpen: float = 1.4  # the saved weights' logits are this times those that were trained
@@ -149,7 +154,7 @@ def syllabus(recipe: Recipe, step: int, phase: int) -> Lesson:
     n_calls = int(rng.choice(len(p), p=p))
     size = str(rng.choice(["short", "usual", "long", "many"], p=part.sizes))
     n_calls = min(n_calls, MOST_CALLS) if size == "many" else n_calls
-    return Lesson(kind, n_calls, size, part.other_tools, part.mistakes)
+    return Lesson(kind, n_calls, size, part.other_tools, part.mistakes, part.repeats)
 
 
 def pretrain(out: str | Path, recipe: Recipe | None = None) -> Path:
@@ -276,8 +281,8 @@ def phase_is_over(log: list[dict], recipe: Recipe, window: int = 20) -> bool:
 
 
 def train_step(model, steppers: list[torch.optim.Optimizer], lessons: Batch, recipe: Recipe, step: int) -> dict:
-    """One update; the rates warm up, stay for three eighths of the steps, and fall; for habits a quarter, falling."""
-    scale = min(1.0, (step + 1) / recipe.warm_up, 1.6 * (1 - step / recipe.steps) + 0.005)
+    """One update; for habits with a quarter of the rates, falling."""
+    scale = float(np.interp(step, *zip(*recipe.rates, strict=True)))
     if step >= recipe.steps:
         scale = 0.25 * (1 - (step - recipe.steps) / recipe.habit_steps)
     for optimizer, rate in zip(steppers, (recipe.muon_rate, recipe.adam_rate), strict=True):

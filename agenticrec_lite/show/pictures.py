@@ -194,7 +194,7 @@ def questions() -> Picture:
         p.box(206, y, 190, 44, "own").text(301, y + 19, f"Which is {word} likely", "small")
         p.text(301, y + 36, "the next item?", "small").arrow(396, y + 22, 436, y + 22)
         p.box(436, y, 170, 44).text(521, y + 19, "weighed evidence: A, B", "small")
-        p.text(521, y + 36, f"I take the {end}.", "small").arrow(606, y + 22, 646, y + 22)
+        p.text(521, y + 36, f"{word} likely? The {end}.", "small").arrow(606, y + 22, 646, y + 22)
         p.box(646, y, 94, 44, "own").text(693, y + 27, f"{letter} earns 1", "bold small")
     p.text(521, 112, "the same tools, the same weights", "small soft")
     return p
