@@ -25,8 +25,8 @@ class Lesson:
     """What a batch is about; its trajectories are of similar length.
 
     Attributes:
-        kind: "drill" is bare lists, of which the last is followed; "worlds" whole tasks; "habits" whole tasks whose
-            teachers have a habit.
+        kind: "drill" is bare lists, of which the last is followed; "worlds" whole tasks; "pairs" those that ask about a
+            pair; "habits" whole tasks whose teachers have a habit.
         n_calls: Tool calls before the calculator's and the answer.
         size: "short" (titles of a word, two items of history), "usual", "long" (titles of 80 characters) or "many" (21
             to 100 candidates).
@@ -88,16 +88,18 @@ def _drill(lesson: Lesson, chat: ChatFormat, rng: np.random.Generator) -> list[T
     return [teacher.run_script(teacher.demonstration(rng, lesson.n_calls), world, chat, "rank", start)]
 
 
-def _asked(world: TaskContext, rng: np.random.Generator) -> tuple[TaskContext, str]:
-    """The world with its question: the ranking, or a pair."""
-    if rng.random() >= PAIRS:
+def _asked(world: TaskContext, rng: np.random.Generator, pairs: float) -> tuple[TaskContext, str]:
+    """The world with its question: the ranking, or, with the probability `pairs`, a pair."""
+    if rng.random() >= pairs:
         return world, "rank"
     a, b = (rng.choice(len(world.candidates), 2, replace=False) + 1).tolist()
     return replace(world, pair=(a, b)), str(rng.choice(["more", "less"]))
 
 
 def _world(lesson: Lesson, chat: ChatFormat, rng: np.random.Generator) -> list[Trajectory]:
-    world, kind = _asked(lesson_world(lesson.size, rng, lesson.other_tools), rng)
+    world, kind = _asked(
+        lesson_world(lesson.size, rng, lesson.other_tools), rng, 1.0 if lesson.kind == "pairs" else PAIRS
+    )
     habit, prompt = teacher.HABIT if lesson.kind == "habits" else teacher.NO_HABIT, chat.prompt_ids(world, kind)
     n = EPISODES if lesson.size in ("short", "usual") else EPISODES // 2
     scripts = [teacher.demonstration(rng, lesson.n_calls, habit, lesson.mistakes, lesson.repeats) for _ in range(n)]

@@ -53,6 +53,7 @@ class Part:
         drills: Share of drills among the lessons.
         many_drills: Share of the drills with lists of 20 to 100.
         repeats: Whether the last thought about a pair repeats its question.
+        pairs: Share of lessons that are short questions about pairs and nothing else.
     """
 
     begin: int
@@ -62,6 +63,7 @@ class Part:
     drills: float = 0.05
     many_drills: float = 0.2
     repeats: bool = False
+    pairs: float = 0.0
 
 
 PARTS = (
@@ -70,6 +72,7 @@ PARTS = (
     Part(600, (0.5, 0.34, 0.08, 0.08), 0.2, 0.15),
     Part(900, (0.4, 0.28, 0.1, 0.22), 0.35, 0.12, 0.1, 0.5),
     Part(1200, (0.36, 0.28, 0.1, 0.26), 0.4, 0.12, 0.1, 0.6, True),
+    Part(1500, (0.36, 0.28, 0.1, 0.26), 0.4, 0.12, 0.1, 0.6, True, 0.3),
 )
 RATES = ((-1, 0.0), (49, 1.0), (605, 1.0), (1200, 0.405), (2000, 0.0))  # (step, share of the full rates), lines between
 
@@ -148,6 +151,8 @@ def syllabus(recipe: Recipe, step: int, phase: int) -> Lesson:
     rng, part = np.random.default_rng([recipe.seed, step]), [each for each in recipe.parts if each.begin <= step][-1]
     if phase == 0:
         return Lesson("drill", 1)
+    if phase == 1 and part.pairs and rng.random() < part.pairs:
+        return Lesson("pairs", int(rng.integers(1, 3)), "short", repeats=part.repeats)
     if rng.random() < part.drills:
         return Lesson("drill", int(rng.integers(1, 4)), "many" if rng.random() < part.many_drills else "usual")
     kind, p = ("worlds", CALLS) if phase == 1 else ("habits", HABIT_CALLS)
