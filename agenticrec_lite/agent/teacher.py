@@ -63,9 +63,7 @@ def some_tools(rng: np.random.Generator, n: int, tools: Sequence[str], habit: Ha
     return rng.choice(names, size=min(n, len(names)), replace=False, p=often / often.sum()).tolist()
 
 
-def demonstration(
-    rng: np.random.Generator, n_calls: int, habit: Habit = NO_HABIT, mistakes: float = 0.0, repeats: bool = True
-) -> Script:
+def demonstration(rng: np.random.Generator, n_calls: int, habit: Habit = NO_HABIT, mistakes: float = 0.0) -> Script:
     """A script that calls tools, weighs, and answers.
 
     Args:
@@ -73,7 +71,6 @@ def demonstration(
         n_calls: Calls before the calculator's.
         habit: What the teacher prefers.
         mistakes: Probability of a mistake before each call; there are MOST_MISTAKES at most.
-        repeats: Whether the last thought about a pair repeats its question, as of `follow`.
     """
 
     def turns(environment: RankingEnvironment) -> Iterator[str]:
@@ -86,7 +83,7 @@ def demonstration(
                 yield a_mistake(context, rng, called)
             called.append(write_call(name, some_arguments(name, context, rng)))
             yield called[-1]
-        yield from conclusion(environment, rng, habit, repeats)
+        yield from conclusion(environment, rng, habit)
 
     return turns
 
@@ -125,9 +122,7 @@ def a_mistake(context: TaskContext, rng: np.random.Generator, called: Sequence[s
     return Mistake(write_call(name, {next(iter(parameters(tools_of(context)[name]))): f"h{rng.integers(11, 99)}"}))
 
 
-def conclusion(
-    environment: RankingEnvironment, rng: np.random.Generator, habit: Habit = NO_HABIT, repeats: bool = True
-) -> Iterator[str]:
+def conclusion(environment: RankingEnvironment, rng: np.random.Generator, habit: Habit = NO_HABIT) -> Iterator[str]:
     """Weigh the lists that have been shown, or follow the last of them, and answer."""
     context, mood = environment.context, mood_of(environment)
     lists = [name for name in context.shown if name != WEIGHED]
@@ -139,9 +134,9 @@ def conclusion(
             weights[str(rng.choice(lists))] = 1
         text = ", ".join(f"{name} {weight}" for name, weight in weights.items())
         yield write_call(WEIGH, {"weights": text}, f"{mood}I weigh {text}.")
-        yield follow(environment, WEIGHED, repeats=repeats)
+        yield follow(environment, WEIGHED)
     else:
-        yield follow(environment, lists[-1], mood, repeats)
+        yield follow(environment, lists[-1], mood)
 
 
 def mood_of(environment: RankingEnvironment) -> str:
@@ -151,7 +146,7 @@ def mood_of(environment: RankingEnvironment) -> str:
     return f"User {sentence.split(': ')[1]} " if asked and ": " in sentence else ""
 
 
-def follow(environment: RankingEnvironment, name: str, mood: str = "", repeats: bool = True) -> str:
+def follow(environment: RankingEnvironment, name: str, mood: str = "") -> str:
     """The answer turn by a list: its top ten; of a pair its first for MORE, its last for LESS.
 
     The thought about a pair repeats the question: a small policy copies the word MORE or LESS from the prompt so, and
@@ -163,8 +158,7 @@ def follow(environment: RankingEnvironment, name: str, mood: str = "", repeats: 
         return write_answer(order[:TOP], f"{mood}I follow {name}.")
     listed = [context.labels[number - 1] for number in order if number - 1 in context.labels]
     place, word = (0, "first") if kind == "more" else (-1, "last")
-    question = f"Which is {kind.upper()} likely? The" if repeats else "I take the"
-    return write_answer(listed[place], f"{mood}{question} {word} of {name}.")
+    return write_answer(listed[place], f"{mood}Which is {kind.upper()} likely? The {word} of {name}.")
 
 
 def without_evidence(environment: RankingEnvironment, rng: np.random.Generator) -> str:

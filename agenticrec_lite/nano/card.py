@@ -19,11 +19,11 @@ def write_log(path: Path, log: list[dict], every: int = 25) -> None:
     columns = ["action_ce", "observation_ce"]
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["step", "phase", "seconds", *columns])
+        writer.writerow(["step", "part", "seconds", *columns])
         for i in range(every, len(log) + 1, every):
             part = log[i - every : i]
             means = (f"{np.mean([row[column] for row in part]):.4f}" for column in columns)
-            writer.writerow([part[-1]["step"], part[-1]["phase"], round(part[-1]["seconds"], 1), *means])
+            writer.writerow([part[-1]["step"], part[-1]["part"], round(part[-1]["seconds"], 1), *means])
 
 
 def write_card(path: Path, recipe: dict, log: list[dict], marks: dict, plain: dict) -> None:

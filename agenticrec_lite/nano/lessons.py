@@ -5,17 +5,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from agenticrec_lite.agent import teacher
-from agenticrec_lite.agent.prompts import ChatFormat
+from agenticrec_lite.agent.prompts import ChatFormat, system_prompt, task_prompt
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.nano.worlds import N_CANDIDATES, random_world, with_other_tools
-from agenticrec_lite.tools import TOOLS, TaskContext
+from agenticrec_lite.tools import TOOLS, TaskContext, tools_of
 
 MOST_CANDIDATES = 100
 DRILL_TOKENS = 4500  # about, a batch
 LESSON_TOKENS = 6000  # about, a batch of whole worlds
-WEIGHED_DRILLS = 0.75  # share of the drills with the calculator; in the others the last list is followed
 EPISODES = 2  # scripted trajectories a prompt, one of a long one; they share its forward pass
 PAIRS = 0.25  # share of the worlds that ask a pair-wise question
+LISTS_ALONE = ("get_similar_users", "get_similar_items", "get_session_behavior")  # the tools of most drills
 
 Batch = list[list[Trajectory]]  # trajectories that share a prompt, a list each
 
@@ -25,27 +25,24 @@ class Lesson:
     """What a batch is about; its trajectories are of similar length.
 
     Attributes:
-        kind: "drill" is bare lists, of which the last is followed; "worlds" whole tasks; "pairs" those that ask about a
-            pair; "habits" whole tasks whose teachers have a habit.
+        kind: A kind of DRILLS; or "worlds", whole tasks; or "habits", whole tasks whose teachers have a habit.
         n_calls: Tool calls before the calculator's and the answer.
-        size: "short" (titles of a word, two items of history), "usual", "long" (titles of 80 characters) or "many" (21
-            to 100 candidates).
+        size: Of worlds: "short" (titles of a word, two items of history), "usual", "long" (titles of 80 characters) or
+            "many" (21 to 100 candidates).
         other_tools: Share of the worlds with other tools than the package's.
         mistakes: Share of the calls in worlds with a mistake before them.
-        repeats: Whether the last thought about a pair repeats its question.
     """
 
     kind: str
     n_calls: int
     size: str = "usual"
     other_tools: float = 0.0
-    mistakes: float = 0.03
-    repeats: bool = False
+    mistakes: float = 0.0
 
 
 def batch(lesson: Lesson, chat: ChatFormat, rng: np.random.Generator) -> Batch:
     """Scripted trajectories of one kind, all with the same number of calls."""
-    make, most = (_drill, DRILL_TOKENS) if lesson.kind == "drill" else (_world, LESSON_TOKENS)
+    make, most = (_drill, DRILL_TOKENS) if lesson.kind in DRILLS else (_world, LESSON_TOKENS)
     groups: Batch = []
     tokens = 0
     while tokens < most:
@@ -68,27 +65,47 @@ def lesson_world(size: str, rng: np.random.Generator, other_tools: float) -> Tas
     return with_other_tools(rng, world) if rng.random() < other_tools else world
 
 
-def _drill(lesson: Lesson, chat: ChatFormat, rng: np.random.Generator) -> list[Trajectory]:
-    """A trajectory without system prompt, history and titles: all there is to learn is to read lists, and weigh them.
+# A drill teaches one kind of copying, from next to nothing that could distract. Nearly all that nano does is to copy:
+# numbers in the order of a list, names of lists, names of tools, one word of the question. In whole worlds, where the
+# places to copy from lie far apart, it learns each of these late or not at all; after the drills it only has to find
+# the places.
+DRILLS = {
+    "scores": "the last list is followed, number by number, between the scores",
+    "weighed": "lists are weighed, and the order of the calculator is followed",
+    "many": "the same with 20 to 100 candidates",
+    "names": "tools are called that only the prompt names",
+    "question": "a pair is answered by the first or the last of a list, as one word of the question says",
+}
 
-    The lists are of any length ("many": 20 to 100). Were they all as long, the policy would learn to copy from a fixed
-    distance, and never to look for the number it wrote last; were short ones as frequent, it would seldom meet the high
-    numbers. (Answers about short lists have fewer than ten numbers; the environment would not accept them, but nothing
-    here asks it.) Observations are learnt from as well, with less weight: that a list names each number once helps to
-    find the place where one stands.
+
+def _drill(lesson: Lesson, chat: ChatFormat, rng: np.random.Generator) -> list[Trajectory]:
+    """A trajectory with as little before it as its kind needs.
+
+    The lists are of any length. Were they all as long, the policy would learn to copy from a fixed distance, and never
+    to look for the number it wrote last; were short ones as frequent, it would seldom meet the high numbers. (Answers
+    about short lists have fewer than ten numbers; the environment would not accept them, but nothing here asks it.)
+    Observations are learnt from as well, with less weight: that a list names each number once helps to find the place
+    where one stands.
     """
     length = max(2, int(np.ceil(N_CANDIDATES * rng.random() ** 0.5)))  # of any length, but long ones more often
-    if lesson.size == "many":
+    if lesson.kind == "many":
         length = int(rng.integers(N_CANDIDATES, MOST_CANDIDATES + 1))
-    world = replace(random_world(rng, longest=1, history=1, candidates=length), neighbours=0)
-    bare = ["get_similar_users", "get_similar_items", "get_session_behavior"]
-    bare += ["weigh_evidence"] if rng.random() < WEIGHED_DRILLS else []
-    world = replace(world, tools={name: TOOLS[name] for name in bare})
-    start = chat.tokenizer.encode("<|im_start|>assistant\n", add_special_tokens=False)
-    return [teacher.run_script(teacher.demonstration(rng, lesson.n_calls), world, chat, "rank", start)]
+    world, kind = replace(random_world(rng, longest=1, history=1, candidates=length), neighbours=0), "rank"
+    before = ""
+    if lesson.kind == "names":
+        world = with_other_tools(rng, world)
+        before = f"<|im_start|>system\n{system_prompt(chat.brief, tools_of(world))}<|im_end|>\n"
+    else:
+        bare = [*LISTS_ALONE] if lesson.kind == "scores" else [*LISTS_ALONE, "weigh_evidence"]
+        world = replace(world, tools={name: TOOLS[name] for name in bare})
+    if lesson.kind == "question":
+        world, kind = asked(world, rng, 1.0)
+        before = f"<|im_start|>user\n{task_prompt(world, kind).splitlines()[-1]}<|im_end|>\n"
+    start = chat.tokenizer.encode(f"{before}<|im_start|>assistant\n", add_special_tokens=False)
+    return [teacher.run_script(teacher.demonstration(rng, lesson.n_calls), world, chat, kind, start)]
 
 
-def _asked(world: TaskContext, rng: np.random.Generator, pairs: float) -> tuple[TaskContext, str]:
+def asked(world: TaskContext, rng: np.random.Generator, pairs: float) -> tuple[TaskContext, str]:
     """The world with its question: the ranking, or, with the probability `pairs`, a pair."""
     if rng.random() >= pairs:
         return world, "rank"
@@ -97,10 +114,8 @@ def _asked(world: TaskContext, rng: np.random.Generator, pairs: float) -> tuple[
 
 
 def _world(lesson: Lesson, chat: ChatFormat, rng: np.random.Generator) -> list[Trajectory]:
-    world, kind = _asked(
-        lesson_world(lesson.size, rng, lesson.other_tools), rng, 1.0 if lesson.kind == "pairs" else PAIRS
-    )
+    world, kind = asked(lesson_world(lesson.size, rng, lesson.other_tools), rng, PAIRS)
     habit, prompt = teacher.HABIT if lesson.kind == "habits" else teacher.NO_HABIT, chat.prompt_ids(world, kind)
     n = EPISODES if lesson.size in ("short", "usual") else EPISODES // 2
-    scripts = [teacher.demonstration(rng, lesson.n_calls, habit, lesson.mistakes, lesson.repeats) for _ in range(n)]
+    scripts = [teacher.demonstration(rng, lesson.n_calls, habit, lesson.mistakes) for _ in range(n)]
     return [teacher.run_script(script, world, chat, kind, prompt) for script in scripts]

@@ -24,7 +24,7 @@ from agenticrec_lite.agent.teacher import demonstration
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.nano.card import has_card, write_card, write_log
 from agenticrec_lite.nano.exam import exam
-from agenticrec_lite.nano.lessons import Batch, Lesson, batch, lesson_world
+from agenticrec_lite.nano.lessons import DRILLS, PAIRS, Batch, Lesson, asked, batch, lesson_world
 from agenticrec_lite.nano.muon import Muon
 from agenticrec_lite.nano.tokenizer import train_tokenizer
 from agenticrec_lite.runs import replacing
@@ -47,46 +47,36 @@ class Part:
 
     Attributes:
         begin: Its first step.
-        sizes: Shares of short, usual, long worlds and of many candidates.
-        other_tools: Share of the worlds with other tools than the package's.
-        mistakes: Share of the calls with a mistake before them: what to do then, and what not to do again.
         drills: Share of drills among the lessons.
-        many_drills: Share of the drills with lists of 20 to 100.
-        repeats: Whether the last thought about a pair repeats its question.
-        pairs: Share of lessons that are short questions about pairs and nothing else.
+        sizes: Shares of short, usual, long worlds and of many candidates.
+        habit: Whether the teachers in worlds have one.
     """
 
     begin: int
+    drills: float
     sizes: tuple[float, float, float, float]
-    other_tools: float
-    mistakes: float
-    drills: float = 0.05
-    many_drills: float = 0.2
-    repeats: bool = False
-    pairs: float = 0.0
+    habit: bool = False
 
 
 PARTS = (
-    Part(0, (0.7, 0.3, 0.0, 0.0), 0.0, 0.03),
-    Part(400, (0.5, 0.34, 0.08, 0.08), 0.2, 0.03),
-    Part(600, (0.5, 0.34, 0.08, 0.08), 0.2, 0.15),
-    Part(900, (0.4, 0.28, 0.1, 0.22), 0.35, 0.12, 0.1, 0.5),
-    Part(1200, (0.36, 0.28, 0.1, 0.26), 0.4, 0.12, 0.1, 0.6, True),
-    Part(1500, (0.36, 0.28, 0.1, 0.26), 0.4, 0.12, 0.1, 0.6, True, 0.3),
+    Part(0, 1.0, (1.0, 0.0, 0.0, 0.0)),
+    Part(350, 0.15, (0.7, 0.3, 0.0, 0.0)),
+    Part(750, 0.15, (0.45, 0.3, 0.1, 0.15)),
+    Part(1600, 0.1, (0.45, 0.3, 0.1, 0.15), True),
 )
-RATES = ((-1, 0.0), (49, 1.0), (605, 1.0), (1200, 0.405), (2000, 0.0))  # (step, share of the full rates), lines between
-
+RATES = ((-1, 0.0), (49, 1.0), (600, 1.0), (1600, 0.0))  # (step, share of the full rates), with lines between
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides the checkpoint, beside the lessons."""
 
-    steps: int = 2000
+    steps: int = 1600
     habit_steps: int = 130  # after these, with new optimizers and a quarter of the rates
-    learnt: float = 0.12  # cross-entropy at which the first drills are over
-    longest: int = 450  # steps after which they are over in any case
     parts: tuple[Part, ...] = PARTS
+    drills: tuple[float, ...] = (0.2, 0.25, 0.15, 0.2, 0.2)  # of each kind of DRILLS
+    other_tools: float = 0.25  # share of the worlds with other tools than the package's
+    mistakes: float = 0.12  # share of the calls in worlds with a mistake before them, so that it is not made twice
     hidden: int = 128
     layers: int = 5
     muon_rate: float = 0.02
@@ -102,8 +92,9 @@ def new_tokenizer(rng: np.random.Generator, worlds: int = 1500) -> PreTrainedTok
     """A tokenizer fitted on prompts, turns and observations of generated worlds."""
     texts = []
     for _ in range(worlds):
-        environment = RankingEnvironment(lesson_world(str(rng.choice(["usual", "long"], p=[0.9, 0.1])), rng, 0.3))
-        texts.append(task_prompt(environment.context))
+        world, kind = asked(lesson_world(str(rng.choice(["usual", "long"], p=[0.9, 0.1])), rng, 0.3), rng, PAIRS)
+        environment = RankingEnvironment(world, kind)
+        texts.append(task_prompt(environment.context, kind))
         for turn in demonstration(rng, int(rng.choice(len(CALLS), p=CALLS)))(environment):
             texts += [turn, environment.step(turn) or ""]
     return train_tokenizer(texts)
@@ -146,20 +137,21 @@ def optimizers(model, recipe: Recipe) -> list[torch.optim.Optimizer]:
     return [Muon(matrices, lr=recipe.muon_rate), adam]
 
 
-def syllabus(recipe: Recipe, step: int, phase: int) -> Lesson:
-    """The lesson of a step; the phases: drills, worlds, worlds with habits."""
-    rng, part = np.random.default_rng([recipe.seed, step]), [each for each in recipe.parts if each.begin <= step][-1]
-    if phase == 0:
-        return Lesson("drill", 1)
-    if phase == 1 and part.pairs and rng.random() < part.pairs:
-        return Lesson("pairs", int(rng.integers(1, 3)), "short", repeats=part.repeats)
+def part_of(recipe: Recipe, step: int) -> int:
+    """Number of the part that a step belongs to."""
+    return sum(part.begin <= step for part in recipe.parts) - 1
+
+
+def syllabus(recipe: Recipe, step: int) -> Lesson:
+    """The lesson of a step."""
+    rng, part = np.random.default_rng([recipe.seed, step]), recipe.parts[part_of(recipe, step)]
     if rng.random() < part.drills:
-        return Lesson("drill", int(rng.integers(1, 4)), "many" if rng.random() < part.many_drills else "usual")
-    kind, p = ("worlds", CALLS) if phase == 1 else ("habits", HABIT_CALLS)
-    n_calls = int(rng.choice(len(p), p=p))
-    size = str(rng.choice(["short", "usual", "long", "many"], p=part.sizes))
+        kind = str(rng.choice([*DRILLS], p=recipe.drills))
+        return Lesson(kind, int(rng.integers(1, 5 if kind == "names" else 3)))
+    p = HABIT_CALLS if part.habit else CALLS
+    n_calls, size = int(rng.choice(len(p), p=p)), str(rng.choice(["short", "usual", "long", "many"], p=part.sizes))
     n_calls = min(n_calls, MOST_CALLS) if size == "many" else n_calls
-    return Lesson(kind, n_calls, size, part.other_tools, part.mistakes, part.repeats)
+    return Lesson("habits" if part.habit else "worlds", n_calls, size, recipe.other_tools, recipe.mistakes)
 
 
 def pretrain(out: str | Path, recipe: Recipe | None = None) -> Path:
@@ -223,7 +215,6 @@ def train(model, chat: ChatFormat, recipe: Recipe, rank: int, out: Path) -> list
     steppers, unfinished = optimizers(model, recipe), out / UNFINISHED
     log = resume(unfinished, model, steppers, recipe)
     start = time.time() - (log[-1]["seconds"] if log else 0)
-    phase = log[-1]["phase"] + phase_is_over(log, recipe) if log else 0
     total = recipe.steps + recipe.habit_steps
     bar = tqdm(
         range(len(log), total), "pre-training nano", initial=len(log), total=total, mininterval=5, disable=rank > 0
@@ -232,13 +223,13 @@ def train(model, chat: ChatFormat, recipe: Recipe, rank: int, out: Path) -> list
         if step == recipe.steps:
             if rank == 0:
                 save(model, chat, recipe, out / PLAIN)
-            phase, steppers = 2, optimizers(model, recipe)
-        lesson = syllabus(recipe, step, phase)
+            steppers = optimizers(model, recipe)
+        lesson = syllabus(recipe, step)
         lessons = batch(lesson, chat, np.random.default_rng([recipe.seed, step, 1 + rank]))
         losses = train_step(model, steppers, lessons, recipe, step)
-        log.append({"step": step + 1, "phase": phase, "kind": lesson.kind, "seconds": time.time() - start, **losses})
-        bar.set_postfix(action_ce=f"{losses['action_ce']:.3f}", phase=phase, refresh=False)
-        phase += phase_is_over(log, recipe)
+        part = part_of(recipe, step)
+        log.append({"step": step + 1, "part": part, "kind": lesson.kind, "seconds": time.time() - start, **losses})
+        bar.set_postfix(action_ce=f"{losses['action_ce']:.3f}", lesson=lesson.kind, refresh=False)
         if rank == 0 and (step + 1) % KEEP_EVERY == 0:
             keep(unfinished, model, steppers, recipe, log)
     return log
@@ -276,13 +267,6 @@ def resume(path: Path, model, steppers: list[torch.optim.Optimizer], recipe: Rec
     for stepper, state in zip(steppers, states, strict=True):
         stepper.load_state_dict(stepper.state_dict() | {"state": dict(state)})
     return json.loads(metadata["log"])
-
-
-def phase_is_over(log: list[dict], recipe: Recipe, window: int = 20) -> bool:
-    """Whether the drills, phase 0, have been learnt (mean over 20 steps), or have taken long enough."""
-    if log[-1]["phase"] > 0 or len(log) < window:
-        return False
-    return float(np.mean([row["action_ce"] for row in log[-window:]])) < recipe.learnt or len(log) >= recipe.longest
 
 
 def train_step(model, steppers: list[torch.optim.Optimizer], lessons: Batch, recipe: Recipe, step: int) -> dict:
