@@ -16,9 +16,9 @@ from agenticrec_lite.agent.teacher import HABIT, NO_HABIT, Mistake, demonstratio
 from agenticrec_lite.nano import lessons, pretrain
 from agenticrec_lite.nano.exam import KINDS, marks_of
 from agenticrec_lite.nano.exam import _worlds as exam_worlds
-from agenticrec_lite.nano.lessons import DRILL_TOKENS, LESSON_TOKENS, Lesson, batch, lesson_world
+from agenticrec_lite.nano.lessons import DRILL_TOKENS, DRILLS, LESSON_TOKENS, Lesson, batch, lesson_world
 from agenticrec_lite.nano.muon import Muon, orthogonalise
-from agenticrec_lite.nano.pretrain import CALLS, HABIT_CALLS, Part, Recipe, cross_entropy, phase_is_over, syllabus
+from agenticrec_lite.nano.pretrain import CALLS, HABIT_CALLS, Part, Recipe, cross_entropy, syllabus
 from agenticrec_lite.nano.tokenizer import SCAFFOLD
 from agenticrec_lite.nano.worlds import long_title, made_up_tool, random_world
 from agenticrec_lite.tools import LISTS, TOOLS, call_tool, tools_of
@@ -103,17 +103,29 @@ def turns_of(trajectory, chat):
     return parts
 
 
-def test_drills_are_bare_lists_of_which_the_last_is_followed(tiny):
-    chat, rng, lengths, weighed = tiny[1], np.random.default_rng(6), [], []
-    for (row,) in batch(Lesson("drill", 3), chat, rng) + batch(Lesson("drill", 1, "many"), chat, rng):
-        before, written = (chat.tokenizer.decode(part) for part in np.split(row.completion_ids, [row.last_turn]))
-        name, pairs = re.findall(r"Candidates by ([^:]+): ([^<]*)", before)[-1]
-        order = [pair.partition(":")[0] for pair in pairs.split(", ")]
-        weighed.append(name == "weighed evidence")
-        assert f"I follow {name}." in written
-        assert re.findall(r"\d+", written.split("boxed")[1]) == order[:10]
-        lengths.append(len(order))
-    assert min(lengths) < 8 and max(lengths) > 30 and {*weighed} == {True, False}
+def test_drills_copy_one_thing_each_from_what_is_there(tiny):
+    chat, rng, lengths = tiny[1], np.random.default_rng(6), {}
+    for kind in DRILLS:
+        for (row,) in batch(Lesson(kind, 2), chat, rng):
+            before = chat.tokenizer.decode(row.prompt_ids + row.completion_ids[: row.last_turn])
+            written = chat.tokenizer.decode(row.completion_ids[row.last_turn :])
+            shown = re.findall(r"Candidates by ([^:]+): ([^<\n]*)", before)
+            if not shown:  # the tools that were called have no list
+                assert "I have no evidence" in written and kind == "names"
+                continue
+            name, order = shown[-1][0], [pair.partition(":")[0] for pair in shown[-1][1].split(", ")]
+            if kind == "question":
+                place = {"MORE": 0, "LESS": -1}[re.search("MORE|LESS", before)[0]]
+                assert f"{{{order[place]}}}" in written and order[:2] in (["A", "B"], ["B", "A"])
+                continue
+            assert f"I follow {name}." in written
+            assert re.findall(r"\d+", written.split("boxed")[1]) == order[:10]
+            assert kind == "names" or (name == "weighed evidence") == (kind != "scores")
+            lengths.setdefault(kind, []).append(len(order))
+        if kind == "names":
+            listed = re.findall(r"^(\w+)\(", before, re.M)
+            assert set(re.findall(r'"name": "(\w+)"', before)) <= {*listed} and {*listed} - set(TOOLS)
+    assert min(lengths["weighed"]) < 8 and max(lengths["weighed"]) == 20 and max(lengths["many"]) > 60
 
 
 def test_the_habit_asks_and_weighs_what_says_least_more_often_and_makes_nothing_impossible(tiny):
@@ -190,21 +202,22 @@ def test_numbers_scores_and_fixed_text_are_single_tokens(tiny):
 def test_lessons_go_from_drills_to_worlds_and_can_be_learnt(tiny):
     model, chat = tiny
     rng = np.random.default_rng(5)
-    recipe = Recipe(parts=(Part(0, (0.7, 0.3, 0, 0), 0.0, 0.03), Part(600, (0.4, 0.3, 0.15, 0.15), 0.2, 0.1)))
-    drawn = [[syllabus(recipe, i, phase) for i in range(600, 2600)] for phase in range(3)]
-    kinds = [{lesson.kind for lesson in phase} for phase in drawn]
-    assert kinds == [{"drill"}, {"drill", "worlds"}, {"drill", "habits"}]
-    easy = [lesson for i in range(600) if (lesson := syllabus(recipe, i, 1)).kind == "worlds"]
-    assert {lesson.size for lesson in easy} == {"short", "usual"}
-    assert {(lesson.other_tools, lesson.mistakes) for lesson in easy} == {(0.0, 0.03)}
-    worlds = [lesson for lesson in drawn[1] if lesson.kind == "worlds"]
-    assert {lesson.size for lesson in worlds} == {"short", "usual", "long", "many"}
-    assert {lesson.n_calls for lesson in worlds} == set(range(7))
-    assert {(lesson.other_tools, lesson.mistakes) for lesson in worlds} == {(0.2, 0.1)}
-    assert max(lesson.n_calls for lesson in drawn[2] if lesson.kind == "habits" and lesson.size == "many") == 3
+    easy, hard = (1.0, 0.0, 0.0, 0.0), (0.3, 0.3, 0.2, 0.2)
+    recipe = Recipe(parts=(Part(0, 1, easy), Part(500, 0.2, easy), Part(1500, 0.2, hard), Part(3500, 0.2, hard, True)))
+    ends = [each.begin for each in recipe.parts] + [4500]
+    drawn = [[syllabus(recipe, i) for i in range(*between)] for between in pairwise(ends)]
+    kinds = [{lesson.kind for lesson in part} for part in drawn]
+    assert kinds == [{*DRILLS}, {*DRILLS, "worlds"}, {*DRILLS, "worlds"}, {*DRILLS, "habits"}]
+    easy, hard = ([lesson for lesson in part if lesson.kind == "worlds"] for part in drawn[1:3])
+    assert {lesson.size for lesson in easy} == {"short"}
+    assert {lesson.size for lesson in hard} == {"short", "usual", "long", "many"}
+    assert {lesson.n_calls for lesson in hard} == set(range(7))
+    assert max(lesson.n_calls for lesson in hard if lesson.size == "many") == 3
+    assert {(each.other_tools, each.mistakes) for each in hard} == {(recipe.other_tools, recipe.mistakes)}
     begins = [part.begin for part in Recipe().parts]
-    assert begins[0] == 0 and all(before < after for before, after in pairwise(begins))
-    drills, worlds = batch(Lesson("drill", 1), chat, rng), batch(Lesson("worlds", 2), chat, rng)
+    assert begins[0] == 0 and begins[-1] == Recipe().steps and Recipe().parts[-1].habit
+    assert all(before < after for before, after in pairwise(begins)) and sum(Recipe().drills) == pytest.approx(1)
+    drills, worlds = batch(Lesson("weighed", 1), chat, rng), batch(Lesson("worlds", 2), chat, rng)
     for groups, tokens in ((drills, DRILL_TOKENS), (worlds, LESSON_TOKENS)):
         total = sum(len(group[0].prompt_ids) + sum(len(t.completion_ids) for t in group) for group in groups)
         assert tokens <= total < 1.6 * tokens
@@ -261,7 +274,7 @@ def made(folder):
 
 
 def test_an_interrupted_pre_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
-    recipe = Recipe(steps=3, habit_steps=1, hidden=32, layers=2, longest=1)
+    recipe = Recipe(steps=3, habit_steps=1, hidden=32, layers=2)
     tokenizer = pretrain.new_tokenizer(np.random.default_rng(0), worlds=60)
     chat = pretrain.ChatFormat.of(tokenizer, brief=True)
     monkeypatch.setattr(pretrain, "KEEP_EVERY", 2)
@@ -289,23 +302,8 @@ def test_an_interrupted_pre_training_goes_on_to_the_same_weights(tmp_path, monke
 
 @pytest.mark.all
 def test_two_workers_rebuild_a_policy_with_its_card(tmp_path):
-    out = pretrain.pretrain(tmp_path / "nano", Recipe(steps=20, habit_steps=5, hidden=32, layers=2, longest=10))
+    out = pretrain.pretrain(tmp_path / "nano", Recipe(steps=20, habit_steps=5, hidden=32, layers=2))
     names = {path.name for path in out.iterdir()}
     assert {"model.safetensors", "tokenizer.json", "training_log.csv", "README.md"} <= names
     assert "unfinished.safetensors" not in names
     assert len((out / "training_log.csv").read_text().splitlines()) == 2
-
-
-@pytest.mark.parametrize(
-    ("phase", "losses", "over"),
-    [
-        (0, [0.1] * 20, True),
-        (0, [0.1] * 19, False),
-        (0, [0.2] * 449, False),
-        (0, [0.2] * 450, True),
-        (1, [0.0] * 99, False),
-    ],
-)
-def test_drills_are_over_when_they_are_learnt_or_take_too_long(phase, losses, over):
-    log = [{"phase": phase, "action_ce": loss} for loss in losses]
-    assert phase_is_over(log, Recipe(learnt=0.12, longest=450)) == over
