@@ -60,18 +60,18 @@ class Part:
 
 PARTS = (
     Part(0, 1.0, (1.0, 0.0, 0.0, 0.0)),
-    Part(350, 0.15, (0.7, 0.3, 0.0, 0.0)),
-    Part(750, 0.15, (0.45, 0.3, 0.1, 0.15)),
-    Part(1600, 0.1, (0.45, 0.3, 0.1, 0.15), True),
+    Part(700, 0.15, (0.7, 0.3, 0.0, 0.0)),
+    Part(1100, 0.15, (0.45, 0.3, 0.1, 0.15)),
+    Part(2000, 0.1, (0.45, 0.3, 0.1, 0.15), True),
 )
-RATES = ((-1, 0.0), (49, 1.0), (600, 1.0), (1600, 0.0))  # (step, share of the full rates), with lines between
+RATES = ((-1, 0.0), (49, 1.0), (900, 1.0), (2000, 0.0))  # (step, share of the full rates), with lines between
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides the checkpoint, beside the lessons."""
 
-    steps: int = 1600
+    steps: int = 2000
     habit_steps: int = 130  # after these, with new optimizers and a quarter of the rates
     parts: tuple[Part, ...] = PARTS
     drills: tuple[float, ...] = (0.2, 0.25, 0.15, 0.2, 0.2)  # of each kind of DRILLS
