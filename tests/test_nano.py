@@ -203,11 +203,17 @@ def test_lessons_go_from_drills_to_worlds_and_can_be_learnt(tiny):
     model, chat = tiny
     rng = np.random.default_rng(5)
     easy, hard = (1.0, 0.0, 0.0, 0.0), (0.3, 0.3, 0.2, 0.2)
-    recipe = Recipe(parts=(Part(0, 1, easy), Part(500, 0.2, easy), Part(1500, 0.2, hard), Part(3500, 0.2, hard, True)))
+    kinds = (0.2,) * 5
+    recipe = Recipe(parts=(
+        Part(0, 1, kinds, easy, 1), Part(500, 0.2, kinds, easy), Part(1500, 0.2, kinds, hard),
+        Part(3500, 0.2, kinds, hard, habit=True),
+    ))  # fmt: skip
     ends = [each.begin for each in recipe.parts] + [4500]
     drawn = [[syllabus(recipe, i) for i in range(*between)] for between in pairwise(ends)]
     kinds = [{lesson.kind for lesson in part} for part in drawn]
     assert kinds == [{*DRILLS}, {*DRILLS, "worlds"}, {*DRILLS, "worlds"}, {*DRILLS, "habits"}]
+    assert {lesson.n_calls for lesson in drawn[0]} == {1}
+    assert {lesson.n_calls for lesson in drawn[1] if lesson.kind in DRILLS} == {1, 2}
     easy, hard = ([lesson for lesson in part if lesson.kind == "worlds"] for part in drawn[1:3])
     assert {lesson.size for lesson in easy} == {"short"}
     assert {lesson.size for lesson in hard} == {"short", "usual", "long", "many"}
@@ -216,7 +222,8 @@ def test_lessons_go_from_drills_to_worlds_and_can_be_learnt(tiny):
     assert {(each.other_tools, each.mistakes) for each in hard} == {(recipe.other_tools, recipe.mistakes)}
     begins = [part.begin for part in Recipe().parts]
     assert begins[0] == 0 and begins[-1] == Recipe().steps and Recipe().parts[-1].habit
-    assert all(before < after for before, after in pairwise(begins)) and sum(Recipe().drills) == pytest.approx(1)
+    assert all(before < after for before, after in pairwise(begins))
+    assert all(sum(part.kinds) == sum(part.sizes) == pytest.approx(1) for part in Recipe().parts)
     drills, worlds = batch(Lesson("weighed", 1), chat, rng), batch(Lesson("worlds", 2), chat, rng)
     for groups, tokens in ((drills, DRILL_TOKENS), (worlds, LESSON_TOKENS)):
         total = sum(len(group[0].prompt_ids) + sum(len(t.completion_ids) for t in group) for group in groups)

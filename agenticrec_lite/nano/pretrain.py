@@ -48,33 +48,39 @@ class Part:
     Attributes:
         begin: Its first step.
         drills: Share of drills among the lessons.
+        kinds: Shares of the kinds of DRILLS among them.
         sizes: Shares of short, usual, long worlds and of many candidates.
+        calls: The most calls in a drill before the calculator's.
         habit: Whether the teachers in worlds have one.
     """
 
     begin: int
     drills: float
+    kinds: tuple[float, float, float, float, float]
     sizes: tuple[float, float, float, float]
+    calls: int = 2
     habit: bool = False
 
 
+NUMBERS, ALL = (0.25, 0.75, 0.0, 0.0, 0.0), (0.15, 0.25, 0.2, 0.2, 0.2)  # all at once from the start came to nothing
+EASY, HARD = (0.7, 0.3, 0.0, 0.0), (0.45, 0.3, 0.1, 0.15)
 PARTS = (
-    Part(0, 1.0, (1.0, 0.0, 0.0, 0.0)),
-    Part(700, 0.15, (0.7, 0.3, 0.0, 0.0)),
-    Part(1100, 0.15, (0.45, 0.3, 0.1, 0.15)),
-    Part(2000, 0.1, (0.45, 0.3, 0.1, 0.15), True),
+    Part(0, 1.0, NUMBERS, EASY, calls=1),
+    Part(250, 1.0, ALL, EASY),
+    Part(550, 0.15, ALL, EASY),
+    Part(950, 0.15, ALL, HARD),
+    Part(1850, 0.1, ALL, HARD, habit=True),
 )
-RATES = ((-1, 0.0), (49, 1.0), (900, 1.0), (2000, 0.0))  # (step, share of the full rates), with lines between
+RATES = ((-1, 0.0), (49, 1.0), (800, 1.0), (1850, 0.0))  # (step, share of the full rates), with lines between
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides the checkpoint, beside the lessons."""
 
-    steps: int = 2000
+    steps: int = 1850
     habit_steps: int = 130  # after these, with new optimizers and a quarter of the rates
     parts: tuple[Part, ...] = PARTS
-    drills: tuple[float, ...] = (0.2, 0.25, 0.15, 0.2, 0.2)  # of each kind of DRILLS
     other_tools: float = 0.25  # share of the worlds with other tools than the package's
     mistakes: float = 0.12  # share of the calls in worlds with a mistake before them, so that it is not made twice
     hidden: int = 128
@@ -146,8 +152,8 @@ def syllabus(recipe: Recipe, step: int) -> Lesson:
     """The lesson of a step."""
     rng, part = np.random.default_rng([recipe.seed, step]), recipe.parts[part_of(recipe, step)]
     if rng.random() < part.drills:
-        kind = str(rng.choice([*DRILLS], p=recipe.drills))
-        return Lesson(kind, int(rng.integers(1, 5 if kind == "names" else 3)))
+        kind = str(rng.choice([*DRILLS], p=part.kinds))
+        return Lesson(kind, int(rng.integers(1, part.calls + 1)))
     p = HABIT_CALLS if part.habit else CALLS
     n_calls, size = int(rng.choice(len(p), p=p)), str(rng.choice(["short", "usual", "long", "many"], p=part.sizes))
     n_calls = min(n_calls, MOST_CALLS) if size == "many" else n_calls
