@@ -1,7 +1,8 @@
-"""Puts two cells at the head of every notebook: a Colab badge, and an install cell that acts only in Colab.
+"""Puts two cells below the title of every notebook: a Colab badge, and an install cell that acts only in Colab.
 
-`make notebooks` calls it. The repository's address is [project.urls] Repository in pyproject.toml; the pins are read
-from requirements.txt when the cell runs. A notebook that has these cells as they should be is left as it is.
+`make notebooks` calls it. The repository's address is [project.urls] Repository in pyproject.toml; what there is to
+install is decided when the cell runs, by agenticrec_lite/colab.py. A notebook that has these cells as they should be is
+left as it is.
 """
 
 import sys
@@ -12,31 +13,27 @@ import nbformat
 
 ROOT = Path(__file__).resolve().parents[1]
 BADGE, INSTALL = "colab-badge", "colab-install"  # ids of the cells
-# Colab brings the first three; the others are its own Jupyter, which a pin would replace under a running kernel.
-BROUGHT = ("torch", "numpy", "pandas", "ipykernel", "ipywidgets", "jupyterlab", "nbgrader")
+FOLDED = {"cellView": "form", "jupyter": {"source_hidden": True}}  # in Colab, in JupyterLab
 
 INSTALL_SOURCE = '''\
-# In Colab this cell fetches the course and installs it. Anywhere else it does nothing.
+# @title In Colab, run this cell first: it fetches the course and installs what is missing. {display-mode: "form"}
 import os
 import subprocess
 import sys
 from importlib.util import find_spec
 
-if find_spec("google") and find_spec("google.colab") and not os.path.exists("../requirements.txt"):
-    setup = """
-    git clone --quiet --depth 1 {REPOSITORY} agenticrec_lite ||
-        [ -d agenticrec_lite ]
-    cd agenticrec_lite
-    grep -vE "^({BROUGHT})==" requirements.txt > ../pins.txt
-    "$PYTHON" -m pip install --quiet -r ../pins.txt
-    "$PYTHON" -m pip install --quiet --no-deps -e .
-    """
-    environment = os.environ | {"PYTHON": sys.executable}
-    done = subprocess.run(["bash", "-ec", setup], env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(done.stderr)
-    os.chdir("agenticrec_lite/notebooks")
+if find_spec("google") and find_spec("google.colab"):
+    if not os.path.exists("../requirements.txt"):
+        if not os.path.isdir("agenticrec_lite"):
+            clone = "git clone --quiet --depth 1 {REPOSITORY} agenticrec_lite"
+            done = subprocess.run(clone.split(), capture_output=True, text=True)
+            if done.returncode:
+                raise SystemExit(done.stderr)
+        os.chdir("agenticrec_lite/notebooks")
     sys.path.insert(0, os.path.abspath(".."))
+    from agenticrec_lite import colab
+
+    colab.install()
 '''
 
 
@@ -52,12 +49,11 @@ def badge_source(path: Path) -> str:
 
 
 def install_source() -> str:
-    source = INSTALL_SOURCE.replace("{REPOSITORY}", repository()).replace("{BROUGHT}", "|".join(BROUGHT))
-    return source.rstrip("\n")
+    return INSTALL_SOURCE.replace("{REPOSITORY}", repository()).rstrip("\n")
 
 
 def put_in(notebook: nbformat.NotebookNode, path: Path) -> bool:
-    """Insert or refresh the two cells in place. Returns whether anything changed.
+    """Insert or refresh the two cells in place, below the title. Returns whether anything changed.
 
     An install cell that is new to an executed notebook becomes its first execution, and the others count on from it:
     outside Colab it does nothing, so no output depends on it.
@@ -66,7 +62,7 @@ def put_in(notebook: nbformat.NotebookNode, path: Path) -> bool:
     old = next((cell for cell in notebook.cells if cell.id == INSTALL), None)
     rest = [cell for cell in notebook.cells if cell.id not in (BADGE, INSTALL)]
     badge = nbformat.v4.new_markdown_cell(badge_source(path), id=BADGE)
-    install = nbformat.v4.new_code_cell(install_source(), id=INSTALL)
+    install = nbformat.v4.new_code_cell(install_source(), id=INSTALL, metadata=FOLDED)
     executed = [cell for cell in rest if cell.cell_type == "code" and cell.execution_count]
     if old:
         install.execution_count = old.execution_count
@@ -77,7 +73,10 @@ def put_in(notebook: nbformat.NotebookNode, path: Path) -> bool:
             for output in cell.outputs:
                 if output.output_type == "execute_result":
                     output.execution_count = cell.execution_count
-    notebook.cells = [badge, install, *rest]
+    title, _, text = rest[0].source.partition("\n")
+    rest[0].source = title
+    rest[1:1] = [nbformat.v4.new_markdown_cell(text.strip())] if text.strip() else []
+    notebook.cells = [rest[0], badge, install, *rest[1:]]
     return nbformat.writes(notebook) != before
 
 

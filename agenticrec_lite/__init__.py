@@ -1,7 +1,8 @@
 """A small reproduction of AgenticRec (arXiv 2603.21613): a tool-using ranking agent trained by RL.
 
 The rooms, each importing only from those before it: errors, methods, profiles, runs, data, recommenders, tools, policy,
-plan, agent, rewards, training, evaluation, nano, experiment, paper, show, report, hub, reproduce, cli.
+plan, agent, rewards, training, evaluation, nano, experiment, paper, show, report, hub, reproduce, cli
+(and colab, beside them).
 Importing the package itself loads none of them.
 """
 

@@ -1,5 +1,6 @@
 """Load a policy: model, tokenizer, NF4 quantisation, LoRA adapter."""
 
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -241,6 +242,7 @@ def add_adapter(model: PreTrainedModel, lora: dict, adapter: str | Path | None =
     """
     from peft import LoraConfig, PeftModel, get_peft_model  # slow to import, and not needed to read a checkpoint
 
+    leave_old_torchao_aside()
     if adapter is not None:
         if not Path(adapter, "adapter_model.safetensors").exists():  # peft would take a pickle in its place
             raise UserError(f"There is no adapter_model.safetensors in {adapter}; train that stage first.")
@@ -260,6 +262,22 @@ def add_adapter(model: PreTrainedModel, lora: dict, adapter: str | Path | None =
         model = get_peft_model(model, config)
     fp32_adapter(model)
     return model
+
+
+def leave_old_torchao_aside() -> None:
+    """Let peft work beside a torchao that is too old for it, as Colab's is.
+
+    peft looks for torchao at every layer that it adapts, and raises if it finds an old one, whether or not the layer
+    has to do with it. Nothing here is quantised by torchao.
+    """
+    from peft import import_utils
+
+    try:
+        import_utils.is_torchao_available()
+    except ImportError:
+        for name, module in list(sys.modules.items()):
+            if name.startswith("peft.") and hasattr(module, "is_torchao_available"):
+                module.is_torchao_available = bool  # is False
 
 
 def save_adapter(model, folder: Path) -> None:

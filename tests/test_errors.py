@@ -23,7 +23,7 @@ import yaml
 from filelock import FileLock
 from typer.testing import CliRunner
 
-from agenticrec_lite import runs
+from agenticrec_lite import parameters, runs
 from agenticrec_lite.cli import app
 from agenticrec_lite.data import amazon, amazon_reader, fetch_amazon, movielens, toystore
 from agenticrec_lite.data import fetch as fetching
@@ -497,6 +497,8 @@ CASES: list[tuple[str, Callable, tuple[str, ...] | None]] = [
     ("A ... has at least ...", lambda *_: toystore.draw_store(0, 1, 1, 0), None),
     ("There is no store of the kind ...", lambda *_: toystore.draw_store(1, 99, 2, 0, "x"), None),
     ("... must be a whole number ...", lambda *_: start("toystore", seed=1.5), None),
+    ("... must be a number above 0 ...", lambda *_: parameters.numbers(hot=-1), None),
+    ("... must be a list ...", lambda *_: parameters.list_of(parameters.whole_number, "seeds", "[0"), None),
     ("... must be a name or a path ...", lambda *_: start(None), None),
     ("nano's weights are missing ...", nano_gone, None),
     ("The model ... cannot be loaded ...", load(id="{tmp}/nowhere"), None),

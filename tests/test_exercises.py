@@ -41,7 +41,7 @@ def test_an_exercise_has_solutions_and_tests_that_are_seen_and_hidden(path):
         shown, hidden = marks[f"{name}-hidden"]["text"].split("### BEGIN HIDDEN TESTS")
         assert "assert" in shown or "print" in shown, "a student sees what the cell is about"
         assert "assert" in hidden
-    first = next(cell["text"] for cell in cells if cell["text"].startswith("# Exercise"))
+    first = next(cell["text"] for cell in cells if cell["text"].startswith("**Aim.**"))
     assert f"**{points(path)} points," in first.replace("\n", " ")
 
 

@@ -17,7 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LONGEST = 400  # lines of a module
 # Each room imports only from those before it.
 ROOMS = [
-    *"errors parameters carried methods profiles runs data recommenders tools policy plan agent rewards".split(),
+    *"errors parameters carried colab methods profiles runs data recommenders tools policy plan agent rewards".split(),
     *"training evaluation nano experiment paper show report hub reproduce cli".split(),
 ]
 OUTSIDE = [*sorted(ROOT.glob("studies/*.py")), *sorted(ROOT.glob("benchmarks/*.py"))]

@@ -1,6 +1,9 @@
 """Loading policies: the two silent traps of NF4 on a CPU, and adapters that go on from where they are."""
 
 import copy
+import os
+import subprocess
+import sys
 from contextlib import contextmanager
 from unittest import mock
 
@@ -290,3 +293,16 @@ def test_in_16_bits_rollouts_play_the_policy_that_is_trained(dtype, rate, quanti
         with merged_in_16_bits():
             rounded = recorded(policy, context, tokens)
         assert (played - update).abs().mean() < 1.25 * noise < (rounded - update).abs().mean(), steps
+
+
+def test_an_unquantised_policy_gets_its_adapter_beside_a_torchao_that_peft_refuses(tmp_path):
+    (tmp_path / "torchao").mkdir()
+    (tmp_path / "torchao" / "__init__.py").write_text("raise ImportError('made for another torch')")
+    information = tmp_path / "torchao-0.10.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: torchao\nVersion: 0.10.0\n")
+    settings = SETTINGS | {"id": "nano", "quantize": "none"}
+    code = f"from agenticrec_lite.policy import load_policy; print(type(load_policy({settings!r}).model).__name__)"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.strip().startswith("PeftModel"), done.stderr[-600:]
