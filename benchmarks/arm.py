@@ -50,7 +50,7 @@ def main(arm: str, mode: str, model: str, folder: str, out: str) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         modes = {"rollout": rollouts} | {f.__name__: f for f in (update, narrow, exact, greedy, flat)}
         result = modes[mode](arm, model, policy, Path(folder), Path(scratch), Path(out))
-    Path(out).write_text(json.dumps(result))
+    Path(out).write_text(json.dumps(result), encoding="utf-8")
 
 
 def rollouts(arm, model, policy, folder, scratch, out) -> dict:

@@ -149,11 +149,11 @@ def environments(asked: list[Question], max_calls: int) -> list[RankingEnvironme
 
 def forget_peak() -> float:
     """Start the process's peak memory anew; resident MB now."""
-    Path("/proc/self/clear_refs").write_text("5")
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     return peak_mb()
 
 
 def peak_mb() -> float:
     """Peak resident memory in MB since the start, or since `forget_peak`."""
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.split("VmHWM:")[1].split()[0]) / 1024

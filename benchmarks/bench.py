@@ -39,7 +39,7 @@ def run(module: str, *arguments: str | Path) -> None:
 def measure(arm: str, mode: str, model: str, folder: Path, out: Path) -> dict:
     """One measurement of an arm."""
     run("arm", arm, mode, model, folder, out)
-    return json.loads(out.read_text())
+    return json.loads(out.read_text(encoding="utf-8"))
 
 
 def compare(model: str, folder: Path, repeats: int) -> dict:
@@ -152,10 +152,8 @@ def flatness(model: str, folder: Path) -> dict:
 
 def machine() -> dict:
     """What the figures were measured on."""
-    cpu = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        "?",
-    )
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), "?")
     return {
         "cpu": cpu,
         "threads": torch.get_num_threads(),

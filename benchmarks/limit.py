@@ -111,7 +111,7 @@ def main(model: str, folder: str, out: str, dtype: str = "float32") -> None:
     }
     read = weights * DECODED / result["decode"]["seconds"] / 1e9
     result["decode"]["share_of_bandwidth"] = read / result["read_gb_per_s"]
-    Path(out).write_text(json.dumps(result, indent=1))
+    Path(out).write_text(json.dumps(result, indent=1), encoding="utf-8")
     print(json.dumps(result, indent=1))
 
 

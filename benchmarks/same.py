@@ -74,7 +74,7 @@ def main(out: str) -> None:
             experiment = start(dataset, "nano", 0, Path(scratch, "run"), SETTINGS)
             with experiment.run:
                 found[dataset] = tasks_and_tools(experiment) | rollouts_and_steps(experiment)
-    Path(out).write_text(json.dumps(found, indent=1))
+    Path(out).write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ def main(folder: str) -> None:
         name: {v: base if v == BASE[name] else measure(policy, chat, BASE | {name: v}) for v in values}
         for name, values in VARIED.items()
     }
-    Path(folder, "sweep.json").write_text(json.dumps(found, indent=1))
+    Path(folder, "sweep.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
     draw(found, Path(folder, "cost.png"))
 
 

@@ -60,7 +60,7 @@ def lab(notebook, tmp_path):
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1",
                f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={TOKEN}",
                f"--ServerApp.root_dir={notebook.parents[1]}"]  # fmt: skip
-    with open(tmp_path / "lab.log", "w") as log:
+    with open(tmp_path / "lab.log", "w", encoding="utf-8") as log:
         server = subprocess.Popen(command, env=os.environ | places | quiet, stdout=log, stderr=log, cwd=tmp_path)
     try:
         address = f"http://127.0.0.1:{port}"

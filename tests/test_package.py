@@ -37,6 +37,9 @@ def test_a_wheel_holds_nano_and_the_stores_and_nothing_of_the_course(wheel):
     assert not [name for name in names if name.startswith(("tests", "studies", "benchmarks", "notebooks", "data"))]
     assert wheel.stat().st_size < 12e6
 
+# The locale of a bare container, where text files have no encoding of their own.
+C_LOCALE = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
 
 @pytest.mark.all
 def test_an_installed_wheel_runs_an_experiment_in_an_empty_folder(wheel, tmp_path):
@@ -46,13 +49,13 @@ def test_an_installed_wheel_runs_an_experiment_in_an_empty_folder(wheel, tmp_pat
     subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", wheel], check=True)
     site = subprocess.run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
                           capture_output=True, text=True, check=True).stdout.strip()  # fmt: skip
-    Path(site, "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    Path(site, "others.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
     (tmp_path / "empty").mkdir()
-    environment = os.environ | {"AGENTICREC_BUDGET": "short", "PYTHONPATH": str(ROOT / "tests" / "offline")}
+    environment = os.environ | {"AGENTICREC_BUDGET": "short", "PYTHONPATH": str(ROOT / "tests" / "offline")} | C_LOCALE
     where = [python, "-c", "import agenticrec_lite; print(agenticrec_lite.__file__)"]
     done = subprocess.run(where, cwd=tmp_path / "empty", env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.startswith(str(site))
-    command = [tmp_path / "venv" / "bin" / "agenticrec", "run", "--dataset", "toystore", "--out", "x"]
+    command = [tmp_path / "venv" / "bin" / "agenticrec", "run", "--dataset", "toystore", "--out", "x y"]
     subprocess.run(command, cwd=tmp_path / "empty", env=environment, check=True)
-    assert (tmp_path / "empty" / "x" / "result.json").is_file()
-    assert [path.name for path in (tmp_path / "empty").iterdir()] == ["x"]
+    assert (tmp_path / "empty" / "x y" / "result.json").is_file()
+    assert [path.name for path in (tmp_path / "empty").iterdir()] == ["x y"]

@@ -214,7 +214,7 @@ def executed(monkeypatch):
 
     def execute_notebook(source, target, values, *, kernel_name, cwd):
         seen.append((source, target, values, cwd))
-        Path(target).write_text("executed")
+        Path(target).write_text("executed", encoding="utf-8")
         (cwd / values["out"] / "result.json").write_text(json.dumps(RESULT))
 
     monkeypatch.setattr(papermill, "execute_notebook", execute_notebook)
@@ -264,15 +264,15 @@ def test_a_user_error_of_the_notebook_is_the_sentence_of_demo(course):
     body = "class UserError(Exception): pass\nraise UserError(f'{out} holds another run; choose another folder.')"
     write_notebook(root, "00_quickstart", body)
     Path("runs", "a b").mkdir(parents=True)
-    Path("runs", "a b", "00_quickstart.ipynb").write_text("the earlier one")
+    Path("runs", "a b", "00_quickstart.ipynb").write_text("the earlier one", encoding="utf-8")
     done = call("demo", "--out", "runs/a b", fails=2)
     assert "Traceback" not in done.output
     said = done.stderr.strip().splitlines()[-1]
     here = Path("runs", "a b")
     assert said.startswith(f"Error: {here} holds another run; choose another folder. As far as 00_quickstart came: ")
     partial = Path("runs", "a b", "00_quickstart.partial.ipynb")
-    assert str(partial) in said and "UserError" in partial.read_text()
-    assert Path("runs", "a b", "00_quickstart.ipynb").read_text() == "the earlier one"
+    assert str(partial) in said and "UserError" in partial.read_text(encoding="utf-8")
+    assert Path("runs", "a b", "00_quickstart.ipynb").read_text(encoding="utf-8") == "the earlier one"
 
 
 def test_demo_in_a_real_kernel_with_blanks_in_its_paths(course):

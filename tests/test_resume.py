@@ -77,7 +77,7 @@ def stage_file(folder) -> Path:
 def run_small(folder) -> None:
     """A whole run in this process: small data, few steps."""
     tell_stages(folder)
-    sys.stderr = open(os.devnull, "w")  # progress bars
+    sys.stderr = open(os.devnull, "w", encoding="utf-8")  # progress bars
     run_experiment("small", "nano", 0, folder, SMALL)
 
 
@@ -85,14 +85,14 @@ def run_small_by_command(folder) -> None:
     """The same, as `agenticrec run`; what it says to the user is in a file beside the folder."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
     tell_stages(folder)
-    sys.stderr = open(f"{folder}.stderr", "w")
+    sys.stderr = open(f"{folder}.stderr", "w", encoding="utf-8")
     changes = [f"{section}.{key}={value}" for section, settings in SMALL.items() for key, value in settings.items()]
     cli.app(["run", "--dataset", "small", "--out", str(folder), *(word for c in changes for word in ("--set", c))])
 
 
 def rows_of(folder: Path) -> list[dict]:
     """metrics.csv without its times."""
-    with open(folder / "metrics.csv", newline="") as file:
+    with open(folder / "metrics.csv", encoding="utf-8", newline="") as file:
         return [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in csv.DictReader(file)]
 
 

@@ -248,7 +248,7 @@ def test_a_folder_is_replaced_only_by_one_that_has_all_its_names(name, tmp_path)
 def bytes_read() -> int:
     """That this process has read so far, where the system counts them."""
     counts = Path("/proc/self/io")
-    return int(counts.read_text().split()[1]) if counts.exists() else 0
+    return int(counts.read_text(encoding="utf-8").split()[1]) if counts.exists() else 0
 
 
 def test_opening_a_run_reads_no_more_of_its_trajectories_than_their_ends(tmp_path):

@@ -84,7 +84,7 @@ def fetch_amazon(name: str, force: bool = False, sources: str | None = None) -> 
 
 def files_in(folder: Path, name: str) -> tuple[Path, Path]:
     """The files of reviews and of items in a folder that `fetch_amazon` has filled."""
-    files = json.loads((folder / MANIFEST).read_text())
+    files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     stems = [Path(path).stem for path in _paths(AMAZON[name])]
     return tuple(next(folder / file for file in files if file.startswith(f"{stem}.")) for stem in stems)
 
@@ -177,7 +177,7 @@ def _download(url: str, part: Path) -> None:
 def _attempt(url: str, part: Path) -> bool:
     """Asks once, and says whether `part` is now whole. Beside it: of which version of the file it is, and how long."""
     note = part.with_name(f"{part.name}.json")
-    version = json.loads(note.read_text()) if note.exists() and part.exists() else {}
+    version = json.loads(note.read_text(encoding="utf-8")) if note.exists() and part.exists() else {}
     have = part.stat().st_size if version else 0
     if version and have == version["size"]:
         return True

@@ -17,7 +17,7 @@ def has_card(folder: Path) -> bool:
 def write_log(path: Path, log: list[dict], every: int = 25) -> None:
     """Means over every 25 steps."""
     columns = ["action_ce", "observation_ce"]
-    with path.open("w", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["step", "phase", "seconds", *columns])
         for i in range(every, len(log) + 1, every):

@@ -108,7 +108,8 @@ def _run_in_fork(copy: Path, tests: tuple[str, ...], answer: Path, output: Path)
         package = sys.modules.get("agenticrec_lite")
         ours = package is not None and Path(package.__file__).is_relative_to(copy)
         broken = notes.broken or not ours or status not in (0, 1)
-        answer.write_text(json.dumps({"failed": notes.failed, "broken": broken, "status": int(status)}))
+        told = {"failed": notes.failed, "broken": broken, "status": int(status)}
+        answer.write_text(json.dumps(told), encoding="utf-8")
     finally:
         sys.stdout.flush()
         os._exit(0)
