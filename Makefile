@@ -34,7 +34,7 @@ TWO := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 
 SHELL := /bin/bash
 
-.PHONY: demo reproduce studies exercises fetch test test-all test-long test-oldest audit mutate bench notebooks lint install clean
+.PHONY: demo reproduce studies exercises fetch test test-all test-long test-oldest colab-check audit mutate bench notebooks lint install clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -77,6 +77,12 @@ test-oldest: $(OLDEST_STAMP) fetch
 
 test-long: fetch
 	$(PY) -m pytest -m long tests
+
+# All notebooks in a stand-in for Colab, which is built in the folder COLAB (root, five minutes, 7 GB); writes docs/colab.md.
+COLAB ?= /tmp/colab
+colab-check: $(STAMP)
+	.ci/colab_standin/build.sh "$(COLAB)"
+	$(PY) .ci/colab_standin/check.py "$(COLAB)" $(NOTEBOOKS)
 
 # Known weaknesses of what is installed, by the package index's advisories; .ci/audit.py holds the exceptions.
 audit: $(STAMP)

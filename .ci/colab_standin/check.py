@@ -1,0 +1,124 @@
+"""Plays the notebooks in the stand-in for Colab, from the very cells that are committed: `make colab-check COLAB=DIR`.
+
+Each notebook starts alone in an empty folder of a fresh runtime, as when somebody opens its badge: its own cell fetches
+the course (the last commit of this checkout stands in for the repository) and installs. Writes docs/colab.md: minutes,
+and which packages were changed. The budget is that of the tests.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from datetime import date
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PLAYED = "/root/played.json"
+RESTART = "restart it (Runtime > Restart session)"  # of agenticrec_lite/colab.py
+HEAD = """# The notebooks in Colab
+
+`make colab-check COLAB=DIR`, {day}: every notebook from its own cells in a stand-in for Google Colab (Python {python},
+torch {torch}, the packages that Colab published on 2026-08-19), each alone in a fresh runtime, with the budget of the
+tests (`AGENTICREC_BUDGET=short`), on a CPU. It is not the real Colab: no GPU, no Drive, no preloaded kernel.
+
+| notebook | minutes | packages that its cell changed |
+|---|---|---|
+"""
+
+
+def play(path: Path) -> dict:
+    """Within the stand-in: execute one notebook in /content, as Colab does, and say what became of it."""
+    import nbformat
+    import torch
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
+
+    os.chdir("/content")
+    started, told = time.time(), ""
+    try:
+        NotebookClient(nbformat.read(path, 4), timeout=3600, kernel_name="python3").execute()
+    except CellExecutionError as error:
+        told = str(error)[-3000:]
+    return {"minutes": (time.time() - started) / 60, "error": told, "torch": torch.__version__,
+            "python": sys.version.split()[0]}  # fmt: skip
+
+
+def versions(root: Path) -> dict[str, str]:
+    """What is installed in the runtime."""
+    command = ["chroot", root, "/colab/bin/python", "-m", "pip", "list", "--format=json", "--disable-pip-version-check"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return {each["name"]: each["version"] for each in json.loads(listed)}
+
+
+def fresh_runtime(standin: Path) -> Path:
+    """Put a new, empty layer over the stand-in; what a notebook installs goes there."""
+    layer = standin.with_name(standin.name + "-runtime")
+    merged = layer / "merged"
+    for name in ("proc", "dev"):
+        subprocess.run(["umount", "-l", merged / name], capture_output=True, check=False)
+    subprocess.run(["umount", "-l", merged], capture_output=True, check=False)
+    shutil.rmtree(layer, ignore_errors=True)
+    for name in ("upper", "work", "merged"):
+        (layer / name).mkdir(parents=True)
+    options = f"lowerdir={standin},upperdir={layer / 'upper'},workdir={layer / 'work'}"
+    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, merged], check=True)
+    for name in ("proc", "dev"):
+        subprocess.run(["mount", "--bind", f"/{name}", merged / name], check=True)
+    return merged
+
+
+def prepare(runtime: Path, address: str) -> None:
+    """A repository at the address that the cells clone from, the data in the cache, and an empty /content."""
+    subprocess.run(["git", "clone", "-q", "--no-hardlinks", ROOT, runtime / "src"], check=True)
+    settings = f'[url "file:///src"]\n    insteadOf = {address}\n[safe]\n    directory = *\n'
+    (runtime / "root" / ".gitconfig").write_text(settings, encoding="utf-8")
+    cache = Path.home() / ".cache" / "agenticrec_lite"
+    if cache.exists():
+        shutil.copytree(cache, runtime / "root" / ".cache" / "agenticrec_lite")
+    (runtime / "content").mkdir()
+
+
+def main(standin: Path, names: list[str]) -> int:
+    sys.path.insert(0, str(ROOT / ".ci"))
+    import colab
+
+    rows, failed, facts = [], [], {}
+    for path in (path for path in colab.notebooks() if "exercises" not in path.parts):
+        if names and path.name[:2] not in names:
+            continue
+        runtime = fresh_runtime(standin)
+        prepare(runtime, colab.repository())
+        before = versions(runtime)
+        inside = ["/colab/bin/python", "/src/.ci/colab_standin/check.py", "inside", f"/src/notebooks/{path.name}"]
+        environment = os.environ | {"HOME": "/root", "PATH": f"/colab/bin:{os.environ['PATH']}",
+                                    "AGENTICREC_BUDGET": "short"}  # fmt: skip
+        environment.pop("PIP_FIND_LINKS", None)
+        restarts = 0
+        while True:
+            subprocess.run(["chroot", runtime, *inside], env=environment, check=True)
+            facts = json.loads((runtime / PLAYED.lstrip("/")).read_text(encoding="utf-8"))
+            if RESTART not in facts["error"] or restarts:
+                break
+            restarts += 1  # as its sentence asks
+        after = versions(runtime)
+        changed = [f"{n} {before.get(n, '(new)')} -> {v}" for n, v in sorted(after.items()) if before.get(n) != v]
+        again = " (and a restart)" if restarts else ""
+        rows.append(f"| {path.stem} | {facts['minutes']:.1f} | {', '.join(changed) or 'none'}{again} |")
+        print(rows[-1], flush=True)
+        if facts["error"]:
+            failed.append(path.name)
+            print(facts["error"], flush=True)
+    if not failed and not names:
+        text = HEAD.format(day=date.today(), **facts) + "\n".join(rows) + "\n"
+        (ROOT / "docs" / "colab.md").write_text(text, encoding="utf-8")
+    print("failed: " + ", ".join(failed) if failed else "all passed")
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["inside"]:
+        Path(PLAYED).write_text(json.dumps(play(Path(sys.argv[2]))), encoding="utf-8")
+    else:
+        sys.exit(main(Path(sys.argv[1]).resolve(), sys.argv[2:]))
