@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -481,6 +482,18 @@ def test_a_run_killed_in_every_stage_ends_bit_for_bit_the_same(start, whole, tmp
     record_property("detail", "killed at a random moment of " + "; ".join(places))
     assert not any("done before" in place for place in places)
     assert_ends_equal(start, folder, whole)
+
+
+@pytest.mark.all
+def test_a_run_cut_off_goes_on_on_a_fresh_machine_that_has_the_folder(start, whole, tmp_path):
+    """As a run on a mounted drive does when its machine is gone: nothing but the folder's files is left."""
+    before, after = tmp_path / "drive" / "my run", tmp_path / "mounted again" / "my run"
+    for folder in (before, after):
+        folder.parent.mkdir()
+    assert "done before" not in kill_in(start, before, "rta", 0.4 * whole["seconds"]["rta"])
+    shutil.copytree(before, after, copy_function=shutil.copyfile)  # no times, no locks
+    shutil.rmtree(before)
+    assert_ends_equal(start, after, whole)
 
 
 @pytest.mark.long
