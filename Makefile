@@ -79,7 +79,7 @@ test-long: fetch
 	$(PY) -m pytest -m long tests
 
 # All notebooks in a stand-in for Colab, which is built in the folder COLAB (root, five minutes, 7 GB); writes docs/colab.md.
-COLAB ?= /tmp/colab
+COLAB ?= runs/colab
 colab-check: $(STAMP)
 	.ci/colab_standin/build.sh "$(COLAB)"
 	$(PY) .ci/colab_standin/check.py "$(COLAB)" $(NOTEBOOKS)

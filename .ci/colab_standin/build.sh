@@ -11,13 +11,13 @@ if [ ! -x "$dir/colab/bin/jupyter-nbconvert" ]; then
     archive=$(awk '/^URIs/ {print $2; exit}' /etc/apt/sources.list.d/debian.sources)
     [ -x "$dir/usr/bin/python3.13" ] || debootstrap --variant=minbase \
         --include=python3,python3-venv,python3-dev,gcc,g++,make,git,ca-certificates trixie "$dir" "$archive" >/dev/null
-    mkdir -p "$dir/etc/ssl/certs" "$dir/root"
+    mkdir -p "$dir/etc/ssl/certs"
     cp -r /etc/ssl/certs/. "$dir/etc/ssl/certs/"; cp /etc/resolv.conf /etc/hosts "$dir/etc/"
-    grep -v '^#' "$here/pins.txt" > "$dir/root/pins.txt"
+    grep -v '^#' "$here/pins.txt" > "$dir/pins.txt"
     env -u PIP_FIND_LINKS chroot "$dir" bash -ec '
         python3 -m venv /colab
         /colab/bin/pip install -q -U pip
-        /colab/bin/pip install -q -r /root/pins.txt
+        /colab/bin/pip install -q -r /pins.txt
         site=$(/colab/bin/python -c "import sysconfig; print(sysconfig.get_path(\"purelib\"))")
         mkdir -p "$site/google/colab"
         touch "$site/google/colab/__init__.py"

@@ -15,7 +15,7 @@ from datetime import date
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PLAYED = "/root/played.json"
+HOME, PLAYED = "/colab/home", "/colab/played.json"
 RESTART = "restart it (Runtime > Restart session)"  # of agenticrec_lite/colab.py
 HEAD = """# The notebooks in Colab
 
@@ -72,11 +72,12 @@ def fresh_runtime(standin: Path) -> Path:
 def prepare(runtime: Path, address: str) -> None:
     """A repository at the address that the cells clone from, the data in the cache, and an empty /content."""
     subprocess.run(["git", "clone", "-q", "--no-hardlinks", ROOT, runtime / "src"], check=True)
+    (runtime / HOME.lstrip("/")).mkdir()
     settings = f'[url "file:///src"]\n    insteadOf = {address}\n[safe]\n    directory = *\n'
-    (runtime / "root" / ".gitconfig").write_text(settings, encoding="utf-8")
+    (runtime / HOME.lstrip("/") / ".gitconfig").write_text(settings, encoding="utf-8")
     cache = Path.home() / ".cache" / "agenticrec_lite"
     if cache.exists():
-        shutil.copytree(cache, runtime / "root" / ".cache" / "agenticrec_lite")
+        shutil.copytree(cache, runtime / HOME.lstrip("/") / ".cache" / "agenticrec_lite")
     (runtime / "content").mkdir()
 
 
@@ -92,7 +93,7 @@ def main(standin: Path, names: list[str]) -> int:
         prepare(runtime, colab.repository())
         before = versions(runtime)
         inside = ["/colab/bin/python", "/src/.ci/colab_standin/check.py", "inside", f"/src/notebooks/{path.name}"]
-        environment = os.environ | {"HOME": "/root", "PATH": f"/colab/bin:{os.environ['PATH']}",
+        environment = os.environ | {"HOME": HOME, "PATH": f"/colab/bin:{os.environ['PATH']}",
                                     "AGENTICREC_BUDGET": "short"}  # fmt: skip
         environment.pop("PIP_FIND_LINKS", None)
         restarts = 0
