@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 
+KEPT = ("tags", "cellView", "jupyter")  # of a cell's metadata; the last two fold it, in Colab and JupyterLab
 WIDGET, STATE = "application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json"
 LOCAL_PATH = re.compile(r"(?<![\w.~$}<])/(?:work|root|tmp|opt|home/\w+|Users/\w+)(?:/|\b)")
 
@@ -30,7 +31,7 @@ def clean(notebook: nbformat.NotebookNode) -> None:
     widgets = notebook.metadata.pop("widgets", {}).get(STATE, {"state": {}})["state"]
     notebook.metadata = {name: notebook.metadata[name] for name in ("kernelspec", "language_info")}
     for cell in notebook.cells:
-        cell.metadata = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
+        cell.metadata = {name: cell.metadata[name] for name in KEPT if cell.metadata.get(name)}
         for output in list(cell.get("outputs", [])):
             if WIDGET in output.get("data", {}):
                 text = bar_text(widgets, output["data"][WIDGET]["model_id"])
