@@ -14,7 +14,7 @@ STAMP := .venv/.installed-$(KEY)
 OLDEST_PY := .venv-oldest/bin/python
 OLDEST_STAMP := .venv-oldest/.installed-$(KEY)
 OLDEST_TESTS := $(patsubst %,tests/test_%.py,data metrics recommenders tools protocol rewards evaluate grpo rollout \
-	policy warm_start stages sampling trl_environment)
+	policy warm_start stages sampling trl_environment amazon)
 
 AUDITOR := 2.10.1
 

@@ -226,7 +226,8 @@ def _check_columns(path: Path) -> None:
 def _source(path: Path) -> dict[str, str]:
     """Path and compression as DuckDB wants them; whether a file is gzip is seen from its first two bytes."""
     with open(path, "rb") as file:
-        return {"path": glob.escape(str(path)), "compression": "gzip" if file.read(2) == b"\x1f\x8b" else "none"}
+        kind = "gzip" if file.read(2) == b"\x1f\x8b" else "uncompressed"
+    return {"path": glob.escape(str(path)), "compression": kind}
 
 
 def _second(day: str) -> int:
