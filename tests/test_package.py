@@ -37,6 +37,7 @@ def test_a_wheel_holds_nano_and_the_stores_and_nothing_of_the_course(wheel):
     assert not [name for name in names if name.startswith(("tests", "studies", "benchmarks", "notebooks", "data"))]
     assert wheel.stat().st_size < 12e6
 
+
 # The locale of a bare container, where text files have no encoding of their own.
 C_LOCALE = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 

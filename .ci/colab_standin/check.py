@@ -10,7 +10,10 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 
@@ -52,21 +55,25 @@ def versions(root: Path) -> dict[str, str]:
     return {each["name"]: each["version"] for each in json.loads(listed)}
 
 
-def fresh_runtime(standin: Path) -> Path:
-    """Put a new, empty layer over the stand-in; what a notebook installs goes there."""
-    layer = standin.with_name(standin.name + "-runtime")
+@contextmanager
+def fresh_runtime(standin: Path) -> Iterator[Path]:
+    """A new, empty layer over the stand-in, in a folder of its own; what a notebook installs goes there."""
+    layer = Path(tempfile.mkdtemp(prefix="runtime-", dir=standin.parent))
     merged = layer / "merged"
-    for name in ("proc", "dev"):
-        subprocess.run(["umount", "-l", merged / name], capture_output=True, check=False)
-    subprocess.run(["umount", "-l", merged], capture_output=True, check=False)
-    shutil.rmtree(layer, ignore_errors=True)
     for name in ("upper", "work", "merged"):
-        (layer / name).mkdir(parents=True)
+        (layer / name).mkdir()
     options = f"lowerdir={standin},upperdir={layer / 'upper'},workdir={layer / 'work'}"
-    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, merged], check=True)
-    for name in ("proc", "dev"):
-        subprocess.run(["mount", "--bind", f"/{name}", merged / name], check=True)
-    return merged
+    mounts = [(merged, ["-t", "overlay", "overlay", "-o", options])]
+    mounts += [(merged / name, ["--bind", f"/{name}"]) for name in ("proc", "dev")]
+    try:
+        for place, how in mounts:
+            subprocess.run(["mount", *how, place], check=True)
+        yield merged
+    finally:
+        for place, _ in reversed(mounts):
+            if place.is_mount():
+                subprocess.run(["umount", "-l", place], check=True)  # else nothing is removed: it could be the host's
+        shutil.rmtree(layer)
 
 
 def prepare(runtime: Path, address: str) -> None:
@@ -81,6 +88,24 @@ def prepare(runtime: Path, address: str) -> None:
     (runtime / "content").mkdir()
 
 
+def played(runtime: Path, path: Path) -> tuple[dict, str]:
+    """Play one notebook in its runtime: what `play` says, and its row of the table."""
+    from agenticrec_lite.colab import changed
+
+    before, restarts = versions(runtime), 0
+    inside = ["/colab/bin/python", "/src/.ci/colab_standin/check.py", "inside", f"/src/notebooks/{path.name}"]
+    environment = os.environ | {"HOME": HOME, "PATH": f"/colab/bin:{os.environ['PATH']}", "AGENTICREC_BUDGET": "short"}
+    environment.pop("PIP_FIND_LINKS", None)
+    while True:
+        subprocess.run(["chroot", runtime, *inside], env=environment, check=True)
+        facts = json.loads((runtime / PLAYED.lstrip("/")).read_text(encoding="utf-8"))
+        if RESTART not in facts["error"] or restarts:
+            break
+        restarts += 1  # as its sentence asks
+    what = ", ".join(f"{name} {how}" for name, how in changed(before, versions(runtime)).items()) or "none"
+    return facts, f"| {path.stem} | {facts['minutes']:.1f} | {what}{' (and a restart)' * restarts} |"
+
+
 def main(standin: Path, names: list[str]) -> int:
     sys.path.insert(0, str(ROOT / ".ci"))
     import colab
@@ -89,25 +114,11 @@ def main(standin: Path, names: list[str]) -> int:
     for path in (path for path in colab.notebooks() if "exercises" not in path.parts):
         if names and path.name[:2] not in names:
             continue
-        runtime = fresh_runtime(standin)
-        prepare(runtime, colab.repository())
-        before = versions(runtime)
-        inside = ["/colab/bin/python", "/src/.ci/colab_standin/check.py", "inside", f"/src/notebooks/{path.name}"]
-        environment = os.environ | {"HOME": HOME, "PATH": f"/colab/bin:{os.environ['PATH']}",
-                                    "AGENTICREC_BUDGET": "short"}  # fmt: skip
-        environment.pop("PIP_FIND_LINKS", None)
-        restarts = 0
-        while True:
-            subprocess.run(["chroot", runtime, *inside], env=environment, check=True)
-            facts = json.loads((runtime / PLAYED.lstrip("/")).read_text(encoding="utf-8"))
-            if RESTART not in facts["error"] or restarts:
-                break
-            restarts += 1  # as its sentence asks
-        after = versions(runtime)
-        changed = [f"{n} {before.get(n, '(new)')} -> {v}" for n, v in sorted(after.items()) if before.get(n) != v]
-        again = " (and a restart)" if restarts else ""
-        rows.append(f"| {path.stem} | {facts['minutes']:.1f} | {', '.join(changed) or 'none'}{again} |")
-        print(rows[-1], flush=True)
+        with fresh_runtime(standin) as runtime:
+            prepare(runtime, colab.repository())
+            facts, row = played(runtime, path)
+        rows.append(row)
+        print(row, flush=True)
         if facts["error"]:
             failed.append(path.name)
             print(facts["error"], flush=True)
