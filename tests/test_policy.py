@@ -297,7 +297,7 @@ def test_in_16_bits_rollouts_play_the_policy_that_is_trained(dtype, rate, quanti
 
 def test_an_unquantised_policy_gets_its_adapter_beside_a_torchao_that_peft_refuses(tmp_path):
     (tmp_path / "torchao").mkdir()
-    (tmp_path / "torchao" / "__init__.py").write_text("raise ImportError('made for another torch')")
+    (tmp_path / "torchao" / "__init__.py").write_text("__version__ = '0.10.0'\n")
     information = tmp_path / "torchao-0.10.0.dist-info"
     information.mkdir()
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: torchao\nVersion: 0.10.0\n")
