@@ -45,6 +45,7 @@ UNLISTED = {
     "{} failed with {}: {} (as far as it came": "carries the sentence of a notebook, which is in the table",
     "The kernel of {} was stopped": "says itself all there is to do",
     "No finished run is there; make one with: {}": "a case needs a notebook; its sentence is in the table",
+    "An answer is {} different numbers": "the game says it and goes on; tests/test_play.py has the case",
     "These are runs of {} with profile {}": "a case needs a notebook; its sentence is in the table",
     **dict.fromkeys(
         ("The candidates of {}", "A lambda has no name", "{} must be a function", "A recommender cannot be called",
