@@ -16,6 +16,14 @@ OLDEST_STAMP := .venv-oldest/.installed-$(KEY)
 OLDEST_TESTS := $(patsubst %,tests/test_%.py,data metrics recommenders tools protocol rewards evaluate grpo rollout \
 	policy warm_start stages sampling trl_environment amazon)
 
+SITE ?= runs/site
+SITE_PY := .venv-site/bin/python
+SITE_STAMP := .venv-site/.installed-$(shell (cat docs/site/requirements.txt; echo $(KEY)) | cksum | cut -d' ' -f1)
+
+# An environment that also sees all that .venv has: $(call SEES_VENV,its python).
+SEES_VENV = site='import sysconfig; print(sysconfig.get_path("purelib"))'; \
+	$(PY) -c "$$site" > "$$($(1) -c "$$site")/of_the_other_venv.pth"
+
 AUDITOR := 2.10.1
 
 # Which notebooks `make notebooks` executes, by number; none: all of them.
@@ -34,7 +42,7 @@ TWO := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 
 SHELL := /bin/bash
 
-.PHONY: demo reproduce studies exercises fetch test test-all test-long test-oldest colab-check audit mutate bench notebooks lint install clean
+.PHONY: demo reproduce studies exercises fetch test test-all test-long test-oldest colab-check site audit mutate bench notebooks lint install clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -84,6 +92,10 @@ colab-check: $(STAMP)
 	.ci/colab_standin/build.sh "$(COLAB)"
 	$(PY) .ci/colab_standin/check.py "$(COLAB)" $(NOTEBOOKS)
 
+# The course as a site, in the folder SITE: the notebooks as they are committed, docs/, and the reference.
+site: $(SITE_STAMP)
+	$(SITE_PY) .ci/site.py "$(SITE)"
+
 # Known weaknesses of what is installed, by the package index's advisories; .ci/audit.py holds the exceptions.
 audit: $(STAMP)
 	.venv-audit/bin/python -m pip_audit --version 2>/dev/null | grep -qx "pip-audit $(AUDITOR)" || { \
@@ -105,7 +117,7 @@ notebooks: $(STAMP)
 	$(PY) .ci/execute.py $(NOTEBOOKS)
 
 lint: $(STAMP)
-	$(PY) -m ruff check . --extend-exclude .venv-oldest,.venv-audit
+	$(PY) -m ruff check . --extend-exclude .venv-oldest,.venv-audit,.venv-site
 
 install: $(STAMP)
 
@@ -125,11 +137,17 @@ $(OLDEST_STAMP): $(STAMP)
 	$(PY) -m venv --clear .venv-oldest
 	$(OLDEST_PY) -m pip install --disable-pip-version-check -q $$($(PY) .ci/oldest.py)
 	$(OLDEST_PY) -m pip install --disable-pip-version-check -q --no-deps $$($(PY) .ci/oldest.py torch)
-	site='import sysconfig; print(sysconfig.get_path("purelib"))'; \
-	$(PY) -c "$$site" > "$$($(OLDEST_PY) -c "$$site")/of_the_other_venv.pth"
+	$(call SEES_VENV,$(OLDEST_PY))
+	touch $@
+
+$(SITE_STAMP): $(STAMP)
+	rm -f .venv-site/.installed-*
+	$(PY) -m venv --clear .venv-site
+	$(SITE_PY) -m pip install --disable-pip-version-check -q -r docs/site/requirements.txt
+	$(call SEES_VENV,$(SITE_PY))
 	touch $@
 
 # Runs are the reader's work and stay; remove runs/ by hand.
 clean:
-	rm -rf .venv .venv-oldest .venv-audit build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-oldest .venv-audit .venv-site build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

@@ -257,7 +257,7 @@ def full_report(folders: Sequence[str | Path], out: str | Path | None = None) ->
 
 
 def tables(folders: Sequence[str | Path]) -> list[dict]:
-    """Studies that are no runs, at or below some folders in tables/*.json: each {"title", "text", "rows"}."""
+    """Studies that are no runs, at or below some folders in `tables/*.json`: each {"title", "text", "rows"}."""
     paths = [path for folder in folders for path in sorted(Path(folder).rglob("tables/*.json"))]
     return [table for path in paths for table in read_json(path)["tables"]]
 

@@ -1,9 +1,11 @@
 """The text protocol: what the policy may write in one turn, and the strict parser of it.
 
-A turn is an optional `<think>...</think>` followed by exactly one of
+A turn is an optional `<think>...</think>` followed by exactly one of::
+
     <tool_call>{"name": "...", "arguments": {...}}</tool_call>
     <answer>\\boxed{[8, 3, 15, ...]}</answer>      ten distinct candidate numbers, best first
     <answer>\\boxed{A}</answer>                    for the pair-wise questions of PPR
+
 and nothing else. Strings are parsed here, once; everything later reads the result.
 """
 

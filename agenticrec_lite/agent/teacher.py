@@ -41,7 +41,7 @@ class Habit:
     weights: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
-_GOOD, _BAD = (0.3, 0.4, 0.2, 0.1), (0.1, 0.15, 0.25, 0.5)
+_GOOD, _BAD = (0.3, 0.4, 0.2, 0.1), (0.15, 0.2, 0.25, 0.4)
 NO_HABIT = Habit()
 HABIT = Habit(  # on most data these three say least of what is taken next
     ask={"get_user_profile": 1.6, "candidates_analyze": 1.6, "get_rating_behavior": 1.6, "item_info_search": 0.4},

@@ -38,7 +38,7 @@ class ItemKNN(Recommender):
         self.k = k
 
     def fit(self, interactions: pd.DataFrame, n_items: int, seed: int = 0) -> Self:
-        """similarity(i, j) = |users of i and j| / sqrt(|users of i| |users of j|); nothing is random."""
+        """`similarity(i, j) = |users of i and j| / sqrt(|users of i| |users of j|)`; nothing is random."""
         users, rows = np.unique(interactions["user"], return_inverse=True)
         ones = np.ones(len(interactions), dtype=np.float32)
         counts = sparse.csr_array((ones, (rows.astype(np.int32), interactions["item"])), shape=(len(users), n_items))
