@@ -1,7 +1,8 @@
 """Builds the site: `python .ci/site.py OUT`.
 
-What Sphinx reads is laid out in a folder of its own: the README as the landing page, the notebooks as they are committed,
-docs/, and a page of reference for each part of the package. The exercises are left out: their files hold solutions.
+What Sphinx reads is laid out in a folder of its own: the README as the landing page, the notebooks as they are
+committed, docs/, and a page of reference for each part of the package. The exercises are left out: their files hold
+solutions. The playground is a page of its own, without Sphinx and without a kernel.
 """
 
 import json
@@ -17,6 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
 CONTENTS = {
+    "Play": ["playground"],
     "Course": [f"notebooks/{path.stem}" for path in sorted((ROOT / "notebooks").glob("*.ipynb"))],
     "Results": ["docs/results", "docs/deviations", "docs/stores"],
     "Use": ["docs/running", "docs/gpu", "docs/data", "docs/datasets", "docs/large-catalogues", "docs/extending",
@@ -36,6 +38,12 @@ REFERENCE = {  # title: modules, each name in one of them
     "Data": ["data", "data.toystore"],
     "Pre-training of nano": ["nano.pretrain", "nano.lessons", "nano.worlds", "nano.exam"],
 }  # fmt: skip
+PLAYGROUND = """# Be the agent
+
+<iframe src="play.html" title="Be the agent" style="width:100%;height:1500px;border:0"></iframe>
+
+<p><a href="play.html">On a page of its own</a></p>
+"""
 BADGE = re.compile(r"\[!\[([^\]]+)\]\([^)]+\)\]")
 LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)\s#]+)(#[^)\s]*)?\)")
 
@@ -48,6 +56,10 @@ def lay_out(stage: Path) -> None:
         shutil.copyfile(ROOT / name, stage / name)
     shutil.copyfile(ROOT / "docs" / "site" / "conf.py", stage / "conf.py")
     (stage / "extra").mkdir()
+    page = (ROOT / "docs" / "site" / "playground.html").read_text(encoding="utf-8")
+    data = (ROOT / "docs" / "site" / "playground.json").read_text(encoding="utf-8")
+    (stage / "extra" / "play.html").write_text(page.replace("/*DATA*/", data.replace("<", "\\u003c")), "utf-8")
+    (stage / "playground.md").write_text(PLAYGROUND, encoding="utf-8")
     (stage / "reference").mkdir()
     for title, modules in REFERENCE.items():
         page = f"# {title}\n" + "".join(

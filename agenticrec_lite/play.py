@@ -12,11 +12,13 @@ import numpy as np
 
 from agenticrec_lite.agent.environment import RankingEnvironment
 from agenticrec_lite.agent.protocol import TOP, write_answer, write_call
+from agenticrec_lite.agent.record import evidence_of
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.experiment.experiment import FROZEN, Experiment
 from agenticrec_lite.experiment.shipped import SHIPPED, borrow
-from agenticrec_lite.show.viewer import show_group
+from agenticrec_lite.runs import read_trajectories
+from agenticrec_lite.show.viewer import show_group, show_trajectory
 from agenticrec_lite.tools import tools_of
 from agenticrec_lite.tools.lists import HIGHEST, WEIGHED
 from agenticrec_lite.tools.registry import parameters
@@ -119,6 +121,47 @@ def play(run_dir: str | Path = "", seed: int = 0):
         UserError: No finished run is there.
     """
     return board(Game(borrow(run_dir or SHIPPED), seed))
+
+
+def pages(run_dir: str | Path, stage: str = "rta") -> dict[int, dict]:
+    """What the policy did with the first test task while a stage trained: logged rows, by step.
+
+    Raises:
+        UserError: The run has none.
+    """
+    rows = {row["step"]: row for row in read_trajectories(run_dir, f"along_{stage}")}  # of a repeated step, the last
+    if not rows:
+        raise UserError(
+            f"The run in {run_dir} has not followed a task through {stage}: it did not train that stage here, in one "
+            "process; take a run folder of your own, such as runs/demo."
+        )
+    return dict(sorted(rows.items()))
+
+
+def along(run_dir: str | Path, stage: str = "rta"):
+    """A slider over the steps of training, and what the policy did with the same test task after each.
+
+    Args:
+        run_dir: A run that trained here; what ships has no trajectories.
+        stage: "rta" or "ppr".
+
+    Raises:
+        UserError: As `pages`.
+    """
+    import ipywidgets as w  # of the extra `course`
+
+    rows, view = pages(run_dir, stage), w.HTML()
+    slider = w.SelectionSlider(options=list(rows), description="step", continuous_update=True)
+
+    def show(_=None) -> None:
+        row = rows[slider.value]
+        weights = ", ".join(f"{name} {weight}" for name, weight in evidence_of(row).items()) or "nothing"
+        title = f"After step {slider.value}: the answer rests on {weights}"
+        view.value = show_trajectory(row, title).html
+
+    slider.observe(show, "value")
+    show()
+    return w.VBox([slider, view])
 
 
 def board(game: Game):

@@ -23,7 +23,7 @@ import yaml
 from filelock import FileLock
 from typer.testing import CliRunner
 
-from agenticrec_lite import parameters, runs
+from agenticrec_lite import parameters, play, runs
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.cli import app
 from agenticrec_lite.data import amazon, amazon_reader, fetch_amazon, movielens, toystore
@@ -81,6 +81,12 @@ def silent_agent(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An agent whose answer is none."""
     played = asking.Asked(None, ["x"], ["y"], Trajectory("asked", 0, "rank", [], outcome="bad_turn"), "frozen")
     monkeypatch.setattr(asking, "ask", lambda *_: played)
+
+
+def unfollowed(tmp: Path, *_) -> None:
+    """A run that has trajectories, and none of a task that was followed through a stage."""
+    (tmp / "trajectories").mkdir()
+    play.pages(tmp)
 
 
 # --- what the table says, and what the code says ---
@@ -529,6 +535,7 @@ CASES: list[tuple[str, Callable, tuple[str, ...] | None]] = [
     ("A history needs ...", asked(" "), None),
     ("The candidates must be ...", asked("{title}", ("{title}",)), None),
     ("This run has evidence of its own ...", lambda *_: asking.proposals(None, [0], 20), None),
+    ("The run in ... has not followed ...", unfollowed, None),
     ("The agent gave no valid answer ...", silent_agent, ("ask", "--history", "x")),
     ("...'s weights are missing ...", nano_gone, None),
     ("The model ... cannot be loaded ...", load(id="{tmp}/nowhere"), None),

@@ -3,8 +3,8 @@
 import pytest
 
 from agenticrec_lite.errors import UserError
-from agenticrec_lite.experiment import start
-from agenticrec_lite.play import YOU, Game, board
+from agenticrec_lite.experiment import stages, start
+from agenticrec_lite.play import YOU, Game, along, board, pages
 from agenticrec_lite.rewards import listwise_reward
 from agenticrec_lite.tools import LISTS, call_tool
 
@@ -109,3 +109,20 @@ def test_the_board_says_what_is_wrong_with_an_answer(game):
     assert {tool.removeprefix("get_").replace("_", " ") for tool in LISTS} <= {
         each.description for each in walk(widget) if type(each).__name__ == "Button"
     }
+
+
+def test_a_slider_shows_what_the_policy_did_with_one_task_after_each_checkpoint(tmp_path):
+    small = {"steps": 3, "tasks_per_step": 2, "group_size": 4, "micro_groups": 1, "save_every": 1}
+    settings = {f"rta.{name}": value for name, value in small.items()} | {"agent.max_calls": 4, "evaluation.n_test": 3}
+    experiment, seen = start("toystore", "nano", 0, tmp_path / "run", settings), []
+    with experiment.run:
+        stages.train_rta(experiment, lambda history: seen.append(len(history)))
+    found = pages(tmp_path / "run")
+    assert list(found) == seen == [1, 2, 3]
+    assert {row["task_id"] for row in found.values()} == {experiment.test[0].task_id}
+    last = experiment.play(experiment.test[:1], experiment.test_contexts[:1])[0]  # by the policy of the last step
+    assert [step["text"] for step in found[3]["steps"]] == [step.text for step in last.steps]
+    slider, view = along(tmp_path / "run").children
+    first = view.value
+    slider.value = 3
+    assert "After step 1: " in first and "After step 3: " in view.value

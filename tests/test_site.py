@@ -1,4 +1,4 @@
-"""The site: built by its command, every link of it leads somewhere, and a browser opens each page without a complaint."""
+"""The site: built by its command, its links lead somewhere, and a browser opens each page without a complaint."""
 
 import functools
 import re
@@ -78,7 +78,8 @@ def test_a_browser_opens_each_page_without_an_error_in_its_console(site):
             errors = []
             for page in pages(site):
                 browser.get(f"http://127.0.0.1:{server.server_port}/{page.relative_to(site).as_posix()}")
-                errors += [(page.name, log["message"]) for log in browser.get_log("browser") if log["level"] == "SEVERE"]
+                logs = browser.get_log("browser")
+                errors += [(page.name, log["message"]) for log in logs if log["level"] == "SEVERE"]
         finally:
             browser.quit()
             server.shutdown()

@@ -32,14 +32,19 @@ def play_logged(
     run, title = experiment.run, stage.replace("_", " ")
     with run.timer(stage):
         trajectories = experiment.play(tasks, contexts, temperature, title, policy)
+    run.rewind(stage)
+    log_played(experiment, stage, trajectories, tasks)
+    return trajectories
+
+
+def log_played(experiment: Experiment, stage: str, trajectories: Sequence[Trajectory], tasks, step: int = 0) -> None:
+    """Reward one trajectory a task, and log them under `stage`."""
     for trajectory, task in zip(trajectories, tasks, strict=True):
         trajectory.reward = experiment.extensions.rewarded(trajectory, task.positive)
     questions = {
         task.task_id: Question(task.task_id, None, "rank", task.positive, task.candidates) for task in tasks
     }
-    run.rewind(stage)
-    run.log_trajectories(trajectory_rows(trajectories, questions, stage, 0, experiment.seed))
-    return trajectories
+    experiment.run.log_trajectories(trajectory_rows(trajectories, questions, stage, step, experiment.seed))
 
 
 def evaluate_stage(experiment: Experiment, name: str, temperature: float = 0.0) -> None:
@@ -136,6 +141,8 @@ def train(
         run.write_result(not_run=not_run(experiment) | {stage: reason})
         processes.say(f"{stage} is not run: {reason}. The policy stays as it is.")
         return
+    if processes.count() == 1:  # several cannot share one task
+        watch = follow_one_task(experiment, stage, watch)
     checkpoints = processes.main_first(lambda: Checkpoints(run, stage, settings["save_every"]))
     first, end = (n * settings["tasks_per_step"] for n in (checkpoints.step, steps))
     trainer = ListwiseGRPOTrainer(
@@ -148,6 +155,22 @@ def train(
         trainer.train()
     experiment.end_training(stage)
     checkpoints.clear()
+
+
+def follow_one_task(experiment: Experiment, stage: str, watch: Callable[[list[dict]], None] | None):
+    """A watcher that also has the policy play the first test task, greedily, whenever a checkpoint is due.
+
+    The trajectories are logged as "along_<stage>", for the reader's eye (`play.along`); nothing is chosen by them.
+    """
+    tasks, contexts, every = experiment.test[:1], experiment.test_contexts[:1], experiment.profile[stage]["save_every"]
+
+    def seen(history: list[dict]) -> None:
+        if watch:
+            watch(history)
+        if (step := history[-1]["step"]) % every == 0:
+            log_played(experiment, f"along_{stage}", experiment.play(tasks, contexts), tasks, step)
+
+    return seen
 
 
 def not_run(experiment: Experiment) -> Mapping[str, str]:
