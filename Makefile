@@ -57,11 +57,12 @@ reproduce: $(STAMP)
 studies: $(STAMP)
 	$(PY) -m studies $(STUDIES) --base $(RUNS) --out runs/studies
 
-# The students' version of the exercises, in runs/exercises/release/exercises. (nbgrader calls a program by its name.)
+# The students' version of the exercises, notebooks/exercises, from the teacher's. (nbgrader calls a program by its name.)
 exercises: $(STAMP)
 	mkdir -p runs/exercises
 	PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) -m nbgrader generate_assignment exercises --force \
-	--CourseDirectory.root="$(CURDIR)/runs/exercises" --CourseDirectory.source_directory=../../notebooks
+	--CourseDirectory.root="$(CURDIR)/runs/exercises" --CourseDirectory.source_directory=../../teacher
+	mkdir -p notebooks/exercises && cp runs/exercises/release/exercises/*.ipynb notebooks/exercises
 
 # The one step of the tests that goes out; what it could not bring, tests skip. After it nothing leaves the machine.
 fetch: $(STAMP)

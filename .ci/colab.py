@@ -42,8 +42,9 @@ def repository() -> str:
 
 
 def badge_source(path: Path) -> str:
-    """The badge of the notebook at `path`, which lies somewhere in the repository."""
-    where = repository().removeprefix("https://github.com/") + "/blob/main/" + path.relative_to(ROOT).as_posix()
+    """The badge of the notebook at `path`; a teacher's exercise has that of the students' version."""
+    students = path.relative_to(ROOT).as_posix().replace("teacher/", "notebooks/")
+    where = repository().removeprefix("https://github.com/") + "/blob/main/" + students
     image, colab = "assets/colab-badge.svg", "https://colab.research.google.com"
     return f"[![Open in Colab]({colab}/{image})]({colab}/github/{where})"
 
@@ -81,8 +82,8 @@ def put_in(notebook: nbformat.NotebookNode, path: Path) -> bool:
 
 
 def notebooks() -> list[Path]:
-    folder = ROOT / "notebooks"
-    return sorted(folder.glob("*.ipynb")) + sorted((folder / "exercises").glob("*.ipynb"))
+    """Those that have the cells; `make exercises` makes the students' exercises from the teacher's."""
+    return [path for folder in ("notebooks", "teacher/exercises") for path in sorted((ROOT / folder).glob("*.ipynb"))]
 
 
 def refresh(paths: list[Path]) -> None:

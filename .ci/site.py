@@ -1,8 +1,8 @@
 """Builds the site: `python .ci/site.py OUT`.
 
 What Sphinx reads is laid out in a folder of its own: the README as the landing page, the notebooks as they are
-committed, docs/, and a page of reference for each part of the package. The exercises are left out: their files hold
-solutions. The playground is a page of its own, without Sphinx and without a kernel.
+committed, docs/, and a page of reference for each part of the package. The exercises are links to the repository,
+which has the students' version there. The playground is a page of its own, without Sphinx and without a kernel.
 """
 
 import json

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FLAGS = "--headless=new --no-sandbox --disable-gpu --window-size=1300,900"
-SECRETS = ("BEGIN SOLUTION", "BEGIN HIDDEN TESTS", "notebooks/exercises/0")
+SECRETS = ("BEGIN SOLUTION", "BEGIN HIDDEN TESTS", "teacher/exercises")
 
 pytestmark = pytest.mark.all
 

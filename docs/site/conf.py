@@ -3,6 +3,9 @@
 import os
 from importlib.metadata import metadata
 
+from docutils import nodes
+from latex2mathml.converter import convert
+
 REPOSITORY = os.environ["SITE_REPOSITORY"]
 
 project = "agenticrec_lite"
@@ -26,6 +29,7 @@ autodoc_default_options = {"members": True, "undoc-members": False}
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True  # attributes stand once, in the class
 
+html_math_renderer = "mathml"
 html_theme = "sphinx_book_theme"
 html_title = "agenticrec_lite"
 html_copy_source = html_show_sourcelink = False
@@ -40,3 +44,18 @@ html_theme_options = {
     "home_page_in_toc": True,
     "navbar_persistent": [],
 }
+
+
+def inline(translator, node) -> None:
+    translator.body.append(convert(node.astext()))
+    raise nodes.SkipNode
+
+
+def block(translator, node) -> None:
+    translator.body.append(convert(node.astext(), display="block"))
+    raise nodes.SkipNode
+
+
+def setup(app) -> None:
+    """Formulas are MathML, which browsers draw by themselves: MathJax would be fetched from elsewhere."""
+    app.add_html_math_renderer("mathml", (inline, None), (block, None))
