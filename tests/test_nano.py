@@ -280,6 +280,14 @@ def made(folder):
     return folder
 
 
+def test_embeddings_begin_as_long_as_they_will_be_and_apart():
+    """At a tenth of that, MORE and LESS became one vector, and which of them was asked could not be read."""
+    weight = pretrain.new_policy(Recipe(layers=1), 300).model.embed_tokens.weight.detach()
+    assert weight.norm(dim=1).mean() == pytest.approx(1, rel=0.1)
+    unit = torch.nn.functional.normalize(weight)
+    assert (unit @ unit.T - torch.eye(len(unit))).abs().max() < 0.5
+
+
 def test_an_interrupted_pre_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     recipe = Recipe(steps=3, habit_steps=1, hidden=32, layers=2)
     tokenizer = pretrain.new_tokenizer(np.random.default_rng(0), worlds=60)

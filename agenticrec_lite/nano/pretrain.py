@@ -107,7 +107,12 @@ def new_tokenizer(rng: np.random.Generator, worlds: int = 1500) -> PreTrainedTok
 
 
 def new_policy(recipe: Recipe, vocabulary: int) -> Qwen3ForCausalLM:
-    """An untrained policy of the Qwen3 architecture."""
+    """An untrained policy of the Qwen3 architecture.
+
+    Its embeddings begin as long as they will be. transformers' begin at a tenth of that, and two tokens that stand in
+    the same places then grow into nearly one vector: the cosine of MORE and LESS was .999 after 2,000 steps, and which
+    of them was asked stayed unread.
+    """
     torch.manual_seed(recipe.seed)
     config = Qwen3Config(
         vocab_size=vocabulary, hidden_size=recipe.hidden, intermediate_size=3 * recipe.hidden,
@@ -115,6 +120,7 @@ def new_policy(recipe: Recipe, vocabulary: int) -> Qwen3ForCausalLM:
         max_position_embeddings=4096, tie_word_embeddings=True, pad_token_id=0, bos_token_id=None, eos_token_id=2,
     )  # fmt: skip
     model = Qwen3ForCausalLM(config)
+    torch.nn.init.normal_(model.model.embed_tokens.weight, std=recipe.hidden**-0.5)
     for layer in model.model.layers:
         for norm in (layer.self_attn.q_norm, layer.self_attn.k_norm):
             norm.weight.data.fill_(recipe.query_key_scale)
