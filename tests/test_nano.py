@@ -223,7 +223,7 @@ def test_lessons_go_from_drills_to_worlds_and_can_be_learnt(tiny):
     begins = [part.begin for part in Recipe().parts]
     assert begins[0] == 0 and begins[-1] == Recipe().steps and Recipe().parts[-1].habit
     assert all(before < after for before, after in pairwise(begins))
-    assert all(sum(part.kinds) == sum(part.sizes) == pytest.approx(1) for part in Recipe().parts)
+    assert all(sum(shares) == pytest.approx(1) for part in Recipe().parts for shares in (part.kinds, part.sizes))
     drills, worlds = batch(Lesson("weighed", 1), chat, rng), batch(Lesson("worlds", 2), chat, rng)
     for groups, tokens in ((drills, DRILL_TOKENS), (worlds, LESSON_TOKENS)):
         total = sum(len(group[0].prompt_ids) + sum(len(t.completion_ids) for t in group) for group in groups)
