@@ -203,7 +203,7 @@ def test_lessons_go_from_drills_to_worlds_and_can_be_learnt(tiny):
     model, chat = tiny
     rng = np.random.default_rng(5)
     easy, hard = (1.0, 0.0, 0.0, 0.0), (0.3, 0.3, 0.2, 0.2)
-    kinds = (0.2,) * 5
+    kinds = (0.16,) * 5 + (0.2,)
     recipe = Recipe(parts=(
         Part(0, 1, kinds, easy, 1), Part(500, 0.2, kinds, easy), Part(1500, 0.2, kinds, hard),
         Part(3500, 0.2, kinds, hard, habit=True),

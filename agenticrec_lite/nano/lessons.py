@@ -68,14 +68,15 @@ def lesson_world(size: str, rng: np.random.Generator, other_tools: float) -> Tas
 # A drill teaches one kind of copying, from next to nothing that could distract. Nearly all that nano does is to copy:
 # numbers in the order of a list, names of lists, names of tools, one word of the question. In whole worlds, where the
 # places to copy from lie far apart, it learns each of these late or not at all; after the drills it only has to find
-# the places. Nothing random stands in a drill that need not: beside the random weights of a calculator's call the one
-# word of a question stayed a guess for 2,000 steps; alone it is read after 60.
+# the places. The one word of a pair question needs a drill of its own: beside the random weights of a calculator's call
+# it stayed a guess for 2,000 steps; with nothing random beside it, it is read after 40.
 DRILLS = {
     "scores": "the last list is followed, number by number, between the scores",
     "weighed": "lists are weighed, and the order of the calculator is followed",
     "many": "the same with 20 to 100 candidates",
     "names": "tools are called that only the prompt names",
-    "question": "a pair is answered by the first or the last of a list, as one word of the question says",
+    "question": "a pair is answered by the first or the last of weighed evidence, as one word of the question says",
+    "word": "the same by a single list, without weights",
 }
 
 
@@ -97,9 +98,9 @@ def _drill(lesson: Lesson, chat: ChatFormat, rng: np.random.Generator) -> list[T
         world = with_other_tools(rng, world)
         before = f"<|im_start|>system\n{system_prompt(chat.brief, tools_of(world))}<|im_end|>\n"
     else:
-        bare = [*LISTS_ALONE] if lesson.kind in ("scores", "question") else [*LISTS_ALONE, "weigh_evidence"]
+        bare = [*LISTS_ALONE] if lesson.kind in ("scores", "word") else [*LISTS_ALONE, "weigh_evidence"]
         world = replace(world, tools={name: TOOLS[name] for name in bare})
-    if lesson.kind == "question":
+    if lesson.kind in ("question", "word"):
         world, kind = asked(world, rng, 1.0)
         before = f"<|im_start|>user\n{task_prompt(world, kind).splitlines()[-1]}<|im_end|>\n"
     start = chat.tokenizer.encode(f"{before}<|im_start|>assistant\n", add_special_tokens=False)
