@@ -22,7 +22,7 @@ CONTENTS = {
     "Course": [f"notebooks/{path.stem}" for path in sorted((ROOT / "notebooks").glob("*.ipynb"))],
     "Results": ["docs/results", "docs/deviations", "docs/stores"],
     "Use": ["docs/running", "docs/gpu", "docs/data", "docs/datasets", "docs/large-catalogues", "docs/extending",
-            "docs/errors", "docs/windows"],
+            "docs/errors", "docs/colab", "docs/windows"],
     "Teach": ["docs/teaching"],
     "Project": ["docs/house", "CONTRIBUTING", "CHANGELOG"],
 }  # fmt: skip
