@@ -282,7 +282,8 @@ def test_both_sources_go_through_the_proxy_of_the_environment(source, monkeypatc
         folder = fetch("ml-100k", sources=source)
         proxy.shutdown()
     assert (folder / ("u.data" if source == "official" else "ml-100k.inter")).exists()
-    assert {url.split("/")[2] for url in proxy.asked} == {"official.invalid" if source == "official" else "index.invalid"}
+    host = "official.invalid" if source == "official" else "index.invalid"
+    assert {url.split("/")[2] for url in proxy.asked} == {host}
 
 
 def test_without_network_one_sentence_names_both_failures(cache):

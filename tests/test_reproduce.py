@@ -76,6 +76,32 @@ def times(out: Path) -> dict[str, int]:
     return {str(p.relative_to(out)): p.stat().st_mtime_ns for p in (out / "notebooks").rglob("*.ipynb")}
 
 
+READ_ONLY = """mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && ! touch "$0/x" 2>/dev/null && exec "$@\""""
+
+
+def test_a_read_only_folder_of_notebooks_is_enough(tmp_path):
+    folder, out = tmp_path / "the notebooks", tmp_path / "out"
+    folder.mkdir()
+    (tmp_path / "notebooks").symlink_to(folder)
+    result = f"Path(out, 'result.json').write_text(json.dumps({RESULT!r}))"
+    write_notebook(tmp_path, "00_quickstart", f"import json\nfrom pathlib import Path\n{result}\nprint('done')")
+    code = (
+        "import sys; from pathlib import Path; from agenticrec_lite import cli, reproduce; "
+        "reproduce.NOTEBOOKS = Path(sys.argv[1]); cli.app(['demo', '--out', sys.argv[2]])"
+    )
+    command = [sys.executable, "-c", code, str(folder), str(out)]
+    if os.geteuid() == 0:  # whom no mode stops
+        command = ["unshare", "--mount", "sh", "-c", READ_ONLY, str(folder), *command]
+        if subprocess.run(["unshare", "--mount", "true"], check=False).returncode:
+            pytest.skip("root may not mount here")
+    folder.chmod(0o555)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    folder.chmod(0o755)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "done" in (out / "00_quickstart.ipynb").read_text(encoding="utf-8")
+    assert [path.name for path in folder.iterdir()] == ["00_quickstart.ipynb"]
+
+
 def test_parameters_are_those_that_the_cell_assigns(course):
     root, *_ = course
     out = root / "runs" / "reproduce-d-p"
