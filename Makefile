@@ -34,7 +34,7 @@ TWO := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 
 SHELL := /bin/bash
 
-.PHONY: demo reproduce studies exercises fetch test test-all test-long test-oldest colab-check audit mutate bench notebooks lint install clean
+.PHONY: demo reproduce studies exercises fetch test test-all test-long test-oldest colab-check colab-test audit mutate bench notebooks lint install clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -83,6 +83,11 @@ COLAB ?= runs/colab
 colab-check: $(STAMP)
 	.ci/colab_standin/build.sh "$(COLAB)"
 	$(PY) .ci/colab_standin/check.py "$(COLAB)" $(NOTEBOOKS)
+
+# make test there, with Colab's Python 3.13 and its versions. About 15 minutes.
+colab-test: $(STAMP)
+	.ci/colab_standin/build.sh "$(COLAB)"
+	$(PY) .ci/colab_standin/check.py "$(COLAB)" tests
 
 # Known weaknesses of what is installed, by the package index's advisories; .ci/audit.py holds the exceptions.
 audit: $(STAMP)

@@ -1,4 +1,5 @@
-"""Plays the notebooks in the stand-in for Colab, from the very cells that are committed: `make colab-check COLAB=DIR`.
+"""Plays the notebooks in the stand-in for Colab, from the very cells that are committed: `make colab-check COLAB=DIR`;
+or runs the tests there, with Colab's Python and versions: `make colab-test COLAB=DIR`.
 
 Each notebook starts alone in an empty folder of a fresh runtime, as when somebody opens its badge: its own cell fetches
 the course (the last commit of this checkout stands in for the repository) and installs. Writes docs/colab.md: minutes,
@@ -88,16 +89,33 @@ def prepare(runtime: Path, address: str) -> None:
     (runtime / "content").mkdir()
 
 
+def environment() -> dict[str, str]:
+    """Of a process within the stand-in."""
+    ours = {name: value for name, value in os.environ.items() if name not in ("PIP_FIND_LINKS", "PYTHONPATH")}
+    return ours | {"HOME": HOME, "PATH": f"/colab/bin:{os.environ['PATH']}"}
+
+
+def test(standin: Path) -> int:
+    """`make test` with the stand-in's Python; what Colab brings and suffices stays."""
+    import colab
+
+    commands = "pip install -q -e '/src[test]' && make -C /src test PY=/colab/bin/python STAMP=/src/Makefile"
+    with fresh_runtime(standin) as runtime:
+        prepare(runtime, colab.repository())
+        done = subprocess.run(["chroot", runtime, "bash", "-c", commands], env=environment(), check=False)
+        found = versions(runtime)
+    print(", ".join(f"{name} {found[name]}" for name in ("torch", "transformers", "numpy", "pandas", "pyarrow")))
+    return done.returncode
+
+
 def played(runtime: Path, path: Path) -> tuple[dict, str]:
     """Play one notebook in its runtime: what `play` says, and its row of the table."""
     from agenticrec_lite.colab import changed
 
     before, restarts = versions(runtime), 0
     inside = ["/colab/bin/python", "/src/.ci/colab_standin/check.py", "inside", f"/src/notebooks/{path.name}"]
-    environment = os.environ | {"HOME": HOME, "PATH": f"/colab/bin:{os.environ['PATH']}", "AGENTICREC_BUDGET": "short"}
-    environment.pop("PIP_FIND_LINKS", None)
     while True:
-        subprocess.run(["chroot", runtime, *inside], env=environment, check=True)
+        subprocess.run(["chroot", runtime, *inside], env=environment() | {"AGENTICREC_BUDGET": "short"}, check=True)
         facts = json.loads((runtime / PLAYED.lstrip("/")).read_text(encoding="utf-8"))
         if RESTART not in facts["error"] or restarts:
             break
@@ -107,7 +125,6 @@ def played(runtime: Path, path: Path) -> tuple[dict, str]:
 
 
 def main(standin: Path, names: list[str]) -> int:
-    sys.path.insert(0, str(ROOT / ".ci"))
     import colab
 
     rows, failed, facts = [], [], {}
@@ -133,4 +150,6 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["inside"]:
         Path(PLAYED).write_text(json.dumps(play(Path(sys.argv[2]))), encoding="utf-8")
     else:
-        sys.exit(main(Path(sys.argv[1]).resolve(), sys.argv[2:]))
+        sys.path.insert(0, str(ROOT / ".ci"))
+        standin, *names = sys.argv[1:]
+        sys.exit(test(Path(standin).resolve()) if names == ["tests"] else main(Path(standin).resolve(), names))
