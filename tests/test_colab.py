@@ -136,6 +136,7 @@ def mock_colab(tmp_path):
         subprocess.run([*git, *words], check=True)
     return {
         "PYTHONPATH": str(tmp_path / "modules"),
+        "GIT_CONFIG_GLOBAL": os.devnull,
         "GIT_CONFIG_COUNT": "1",
         "GIT_CONFIG_KEY_0": f"url.file://{upstream}.insteadOf",
         "GIT_CONFIG_VALUE_0": colab.repository(),
@@ -156,5 +157,7 @@ def test_in_colab_a_failed_clone_says_why(mock_colab, tmp_path):
 
 
 def test_outside_colab_it_does_nothing(tmp_path):
-    where = run_install_cell(tmp_path / "elsewhere", {})
+    (tmp_path / "modules" / "google").mkdir(parents=True)
+    (tmp_path / "modules" / "google" / "__init__.py").touch()  # without colab, wherever the test runs
+    where = run_install_cell(tmp_path / "elsewhere", {"PYTHONPATH": str(tmp_path / "modules")})
     assert where.startswith(f"{tmp_path / 'elsewhere'}|") and not list((tmp_path / "elsewhere").iterdir())
