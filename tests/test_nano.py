@@ -235,6 +235,16 @@ def test_lessons_go_from_drills_to_worlds_and_can_be_learnt(tiny):
     assert sum(CALLS) == pytest.approx(1) and sum(HABIT_CALLS) == pytest.approx(1)
 
 
+def test_of_a_verdict_the_last_turn_alone_is_learnt(tiny):
+    chat = tiny[1]
+    for (trajectory,) in batch(Lesson("verdict", 2), chat, np.random.default_rng(6)):
+        learnt = [i for i, mine in zip(trajectory.completion_ids, trajectory.action_mask, strict=True) if mine]
+        text = chat.tokenizer.decode(learnt)
+        word, end = {"more": ("MORE", "first"), "less": ("LESS", "last")}[trajectory.kind]
+        said = f"<think>Which is {word} likely? The {end} of weighed evidence.</think>"
+        assert text == f"{said}<answer>\\boxed{{{trajectory.answer}}}</answer><|im_end|>"
+
+
 def test_the_exam_counts_valid_answers_and_those_that_keep_their_word(tiny):
     chat, rng = tiny[1], np.random.default_rng(11)
     right = [played(chat, rng, 3) for _ in range(6)]

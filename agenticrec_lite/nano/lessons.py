@@ -68,15 +68,15 @@ def lesson_world(size: str, rng: np.random.Generator, other_tools: float) -> Tas
 # A drill teaches one kind of copying, from next to nothing that could distract. Nearly all that nano does is to copy:
 # numbers in the order of a list, names of lists, names of tools, one word of the question. In whole worlds, where the
 # places to copy from lie far apart, it learns each of these late or not at all; after the drills it only has to find
-# the places. The one word of a pair question needs a drill of its own: beside the random weights of a calculator's call
-# it stayed a guess for 2,000 steps; with nothing random beside it, it is read after 40.
+# the places. The one word of a pair question stayed a guess for 2,000 steps: beside it, the teacher's dice (which tool,
+# which weights) are noise that no policy can foresee. Where the last turn alone is learnt, it is read after 20.
 DRILLS = {
     "scores": "the last list is followed, number by number, between the scores",
     "weighed": "lists are weighed, and the order of the calculator is followed",
     "many": "the same with 20 to 100 candidates",
     "names": "tools are called that only the prompt names",
     "question": "a pair is answered by the first or the last of weighed evidence, as one word of the question says",
-    "word": "the same by a single list, without weights",
+    "verdict": "the same, and nothing but that answer is learnt",
 }
 
 
@@ -98,13 +98,18 @@ def _drill(lesson: Lesson, chat: ChatFormat, rng: np.random.Generator) -> list[T
         world = with_other_tools(rng, world)
         before = f"<|im_start|>system\n{system_prompt(chat.brief, tools_of(world))}<|im_end|>\n"
     else:
-        bare = [*LISTS_ALONE] if lesson.kind in ("scores", "word") else [*LISTS_ALONE, "weigh_evidence"]
+        bare = [*LISTS_ALONE] if lesson.kind == "scores" else [*LISTS_ALONE, "weigh_evidence"]
         world = replace(world, tools={name: TOOLS[name] for name in bare})
-    if lesson.kind in ("question", "word"):
+    if lesson.kind in ("question", "verdict"):
         world, kind = asked(world, rng, 1.0)
         before = f"<|im_start|>user\n{task_prompt(world, kind).splitlines()[-1]}<|im_end|>\n"
     start = chat.tokenizer.encode(f"{before}<|im_start|>assistant\n", add_special_tokens=False)
-    return [teacher.run_script(teacher.demonstration(rng, lesson.n_calls), world, chat, kind, start)]
+    trajectory = teacher.run_script(teacher.demonstration(rng, lesson.n_calls), world, chat, kind, start)
+    if lesson.kind == "verdict":
+        own = trajectory.action_mask
+        last = max(i for i in range(len(own)) if own[i] and not own[i - 1])
+        trajectory.action_mask = [0] * last + own[last:]
+    return [trajectory]
 
 
 def asked(world: TaskContext, rng: np.random.Generator, pairs: float) -> tuple[TaskContext, str]:
