@@ -84,7 +84,7 @@ def decode(model) -> Callable[[], object]:
 
     def feed(block: torch.Tensor, start: int):
         positions = start + torch.arange(block.shape[1]).expand(ROWS, -1)
-        cache.place(positions)
+        cache.place(positions, start + block.shape[1])
         mask = torch.arange(start + block.shape[1]) <= positions[:, None, :, None]
         return decoder(block, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)
 

@@ -39,7 +39,7 @@ class Scripted(Sampling):
 
     script: Iterator[int] = iter(())
 
-    def choose(self, logits, generator=None):
+    def choose(self, logits, drawn=None):
         tokens = torch.full((len(logits),), next(self.script))
         return tokens, torch.log_softmax(logits, -1).gather(1, tokens[:, None])[:, 0]
 

@@ -488,7 +488,7 @@ def speaks(model, chat, turns, monkeypatch):
     """Makes a model write these turns, one after the other; past their end, its first token for ever."""
     tokens = [token for turn in turns for token in turn]
 
-    def choose(sampling, logits, generator=None):
+    def choose(sampling, logits, drawn=None):
         token = tokens.pop(0) if tokens else chat.turn_ids("x")[0]
         return torch.full((len(logits),), token), torch.zeros(len(logits))
 

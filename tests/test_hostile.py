@@ -214,7 +214,7 @@ def test_the_engine_masks_prompt_and_observations_of_a_hostile_catalogue(tiny, m
     world = catalogue(lambda i: HOSTILE[i % len(HOSTILE)])
     waiting = [token for turn in script for token in chat.turn_ids(turn)]
 
-    def choose(self, logits, generator=None):
+    def choose(self, logits, drawn=None):
         return torch.tensor([waiting.pop(0)]), torch.zeros(1)
 
     monkeypatch.setattr(Sampling, "choose", choose)

@@ -219,22 +219,21 @@ def test_a_family_that_rollouts_would_play_wrongly_is_refused(family, sizes, sai
         load_policy(SETTINGS | {"id": folder, "quantize": "none", "gradient_checkpointing": True})
 
 
-class Forced(Sampling):
-    """Writes given tokens, whatever the policy would write, and takes their log-probabilities down."""
-
-    def choose(self, logits, generator=None):
-        token = torch.tensor([next(row) for row in generator])
-        return token, torch.log_softmax(logits, -1).gather(1, token[:, None])[:, 0]
-
-
 BEGIN = list(range(30, 62))  # of a prompt: its words do not matter here
 
 
 def recorded(policy, context, tokens) -> torch.Tensor:
     """Log-probabilities [n] of one turn's tokens, taken down while a rollout writes them."""
+    script = iter(tokens.T)
+
+    class Forced(Sampling):
+        def choose(self, logits, drawn=None):
+            token = next(script)
+            return token, torch.log_softmax(logits, -1).gather(1, token[:, None])[:, 0]
+
     chat, sampling = ChatFormat.of(policy.tokenizer, policy.brief), Forced(1.0, tokens.shape[1], 64, 4, merge=True)
     groups = [Group("q", BEGIN, [RankingEnvironment(context) for _ in tokens])]
-    played = rollout(policy.model, chat, groups, sampling, [iter(row) for row in tokens.tolist()])
+    played = rollout(policy.model, chat, groups, sampling)
     assert [t.completion_ids for t in played] == tokens.tolist()
     return torch.tensor([t.logprobs for t in played]).flatten()
 

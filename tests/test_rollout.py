@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from agenticrec_lite.agent import rollout as engine
 from agenticrec_lite.agent.cache import SlotCache
@@ -46,7 +47,7 @@ def scripted(monkeypatch, tiny):
         alive, writing, take = [], [], SlotCache.take  # rows of the batch, and those whose logits are asked about
 
         class Scripted(Sampling):
-            def choose(self, logits, generator=None):
+            def choose(self, logits, drawn=None):
                 tokens = torch.tensor([queues[row].pop(0) if queues[row] else 0 for row in writing])
                 return tokens, torch.log_softmax(logits, -1).gather(1, tokens[:, None])[:, 0]
 
@@ -380,3 +381,49 @@ def test_the_same_gradient_comes_out_every_time(tiny):
     torch.set_num_threads(threads)
     model.zero_grad()
     assert all(torch.equal(gradients[0], gradient) for gradient in gradients)
+
+
+class HostReads(TorchDispatchMode):
+    """Counts what brings a number from the device to the host."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        named = operation.name().removeprefix("aten::").partition(".")[0]
+        places = args[1] if named in ("index", "index_put", "index_put_") else ()
+        by_mask = any(place is not None and place.dtype == torch.bool for place in places)
+        self.count += named in ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero") or by_mask
+        return operation(*args, **(kwargs or {}))
+
+
+def test_writing_a_turn_reads_nothing_off_the_device_but_who_has_ended_now_and_then(tiny, monkeypatch):
+    """Each such read makes a GPU wait until all that it was given is done; there were 31 a token."""
+    model, chat = tiny
+    monkeypatch.setitem(engine.LOOK_EVERY, "cpu", 8)
+    counted = []
+
+    class Counting(engine.Batch):
+        def _write_turn(self):
+            with HostReads() as reads:
+                written = super()._write_turn()
+            counted.append((reads.count, max(written[2])))
+            return written
+
+    monkeypatch.setattr(engine, "Batch", Counting)
+    rollout(model, chat, groups_of(chat), Sampling(1.0, 40), torch.Generator().manual_seed(1))
+    assert max(tokens for _, tokens in counted) == 40
+    for reads, tokens in counted:
+        looks = -(-tokens // 8)
+        assert reads <= 5 * looks, "one for the number, and, where rows are left behind, one for each of four masks"
+
+
+def test_how_often_it_is_asked_who_has_ended_changes_nothing(tiny, monkeypatch):
+    model, chat = tiny
+    played = []
+    for every in (1, 8, 64):
+        monkeypatch.setitem(engine.LOOK_EVERY, "cpu", every)
+        trajectories = rollout(model, chat, groups_of(chat), Sampling(1.0, 40), torch.Generator().manual_seed(1))
+        played.append([(t.completion_ids, t.outcome) for t in trajectories])
+    assert played[0] == played[1] == played[2]

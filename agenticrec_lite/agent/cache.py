@@ -44,14 +44,16 @@ class SlotCache(Cache):
     def __init__(self, n_layers: int):
         super().__init__(layers=[SlotLayer() for _ in range(n_layers)])
 
-    def place(self, positions: torch.Tensor) -> None:
+    def place(self, positions: torch.Tensor, used: int) -> None:
         """Say where the next forward pass writes.
 
         Args:
             positions: Slot of every input token [B, n].
+            used: Slots that are attended to, more than any position. A number of the host's: to read it off the
+                positions would make a GPU wait, at every token and in every layer.
         """
         for layer in self.layers:
-            layer.slots, layer.used = positions, int(positions.max()) + 1
+            layer.slots, layer.used = positions, used
 
     def select(self, rows: torch.Tensor) -> None:
         """Keep (or repeat) rows of the batch."""

@@ -44,16 +44,15 @@ class Sampling:
         names = ("max_turn_tokens", "max_completion_tokens", "batch_rows", "merge")
         return cls(temperature, **{name: agent[name] for name in names})
 
-    def choose(
-        self, logits: torch.Tensor, generator: torch.Generator | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def choose(self, logits: torch.Tensor, drawn: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """The next token of each row, and its log-probability under softmax(logits / temperature).
 
         A subclass may choose otherwise, for example to follow a script.
 
         Args:
             logits: fp32 [B, V].
-            generator: Random source; not used at temperature 0, which takes the most likely token.
+            drawn: A random number in [0, 1) for each row [B]; not used at temperature 0, which takes the most likely
+                token.
 
         Returns:
             Tokens [B], and log-probabilities [B] (at temperature 0, of the unscaled logits).
@@ -63,8 +62,8 @@ class Sampling:
             token = log_p.argmax(-1)
         else:  # invert the distribution function: one random number a row, where torch.multinomial draws one a token
             below = log_p.exp().cumsum(-1)
-            drawn = torch.rand(len(logits), 1, generator=generator).to(below) * below[:, -1:]
-            token = torch.searchsorted(below, drawn, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
+            token = torch.searchsorted(below, drawn[:, None] * below[:, -1:], right=True)[:, 0]
+            token = token.clamp(max=logits.shape[1] - 1)
         return token, log_p.gather(1, token[:, None])[:, 0]
 
 

@@ -21,6 +21,7 @@ from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.policy import base_model, merged
 from agenticrec_lite.runs import threads
 
+LOOK_EVERY = {"cpu": 1, "cuda": 8}  # tokens: how often it is asked which rows have ended; to ask makes a GPU wait
 MEMORY_SETTINGS = "agent.batch_rows or agent.max_completion_tokens"
 
 
@@ -60,22 +61,31 @@ class Batch:
         lengths = torch.zeros(len(prompts), dtype=torch.long, device=self.device)
         shared = min(len(commonprefix(prompts)), min(map(len, prompts)) - 1) if len(prompts) > 1 else 0
         if shared:
-            self._forward(torch.tensor([prompts[0][:shared]], device=self.device), cache, lengths[:1])
+            self._forward(torch.tensor([prompts[0][:shared]], device=self.device), cache, lengths[:1], shared)
             cache.select(torch.zeros_like(lengths))
-        return cache, *self._feed([prompt[shared:] for prompt in prompts], cache, lengths + shared)
+        return cache, *self._feed([prompt[shared:] for prompt in prompts], cache, lengths + shared, shared)
 
-    def _feed(self, blocks: Sequence[Sequence[int]], cache: SlotCache, lengths: torch.Tensor):
-        """Run a ragged block of tokens through the model; logits after each row's last token [B, V], new lengths."""
+    def _feed(self, blocks: Sequence[Sequence[int]], cache: SlotCache, lengths: torch.Tensor, longest: int):
+        """Run a ragged block of tokens through the model.
+
+        Args:
+            blocks: Of each row.
+            lengths: What each row has in the cache [B]; `longest` is the largest.
+
+        Returns:
+            Logits after each row's last token [B, V], new lengths [B].
+        """
         counts = torch.tensor([len(block) for block in blocks], device=self.device)
         ids = pad_sequence([torch.tensor(block) for block in blocks], batch_first=True).to(self.device)
-        states = self._forward(ids, cache, lengths)
+        states = self._forward(ids, cache, lengths, longest + ids.shape[1])
         last = states[torch.arange(len(blocks), device=self.device), counts - 1]
         return self.head(last).float(), lengths + counts
 
-    def _forward(self, ids: torch.Tensor, cache: SlotCache, lengths: torch.Tensor) -> torch.Tensor:
+    def _forward(self, ids: torch.Tensor, cache: SlotCache, lengths: torch.Tensor, used: int) -> torch.Tensor:
+        """Hidden states of tokens that follow `lengths` others [B, n, d]; `used` slots are attended to at most."""
         positions = lengths[:, None] + torch.arange(ids.shape[1], device=self.device)
-        cache.place(positions)
-        slots = torch.arange(int(positions.max()) + 1, device=self.device)
+        cache.place(positions, used)
+        slots = torch.arange(used, device=self.device)
         mask = slots <= positions[:, None, :, None]
         if self.decoder.config._attn_implementation == "eager":  # adds its mask to the scores
             mask = torch.where(mask, 0.0, torch.finfo(self.decoder.dtype).min).to(self.decoder.dtype)
@@ -105,7 +115,12 @@ class Batch:
         if kept:
             rows = torch.tensor(kept, device=self.device)
             self.cache.select(rows)
-            self.logits, self.lengths = self._feed(blocks, self.cache, self.lengths[rows])
+            longest = max(self._length(row) - len(block) for row, block in zip(self.rows, blocks, strict=True))
+            self.logits, self.lengths = self._feed(blocks, self.cache, self.lengths[rows], longest)
+
+    def _length(self, row: int) -> int:
+        """Tokens of a trajectory, its prompt included."""
+        return len(self.trajectories[row].prompt_ids) + len(self.trajectories[row].completion_ids)
 
     def _write_turn(self) -> tuple[list[list[int]], list[list[float]], list[int]]:
         """Decode until every row has ended its turn; tokens, log-probabilities and turn lengths per row.
@@ -115,24 +130,32 @@ class Batch:
         n, limit, end = len(self.rows), self.sampling.max_turn_tokens, self.chat.end_of_turn
         tokens = torch.zeros(n, limit, dtype=torch.long, device=self.device)
         logprobs = torch.zeros(n, limit, device=self.device)
+        drawn = torch.rand(limit, n, generator=self.generator).to(self.device) if self.sampling.temperature else None
         counts = torch.full((n,), limit, device=self.device)
         writing = torch.arange(n, device=self.device)  # the rows in `cache`
         going = torch.ones(n, dtype=torch.bool, device=self.device)  # which of them have not ended
-        cache, logits = self.cache, self.logits
+        cache, logits, longest = self.cache, self.logits, max(map(self._length, self.rows))
+        every = LOOK_EVERY.get(self.device.type, 1)
         for i in range(limit):
-            tokens[writing, i], logprobs[writing, i] = self.sampling.choose(logits, self.generator)
-            ended = going & (tokens[writing, i] == end)
-            counts[writing[ended]] = i + 1
+            uniform = None if drawn is None else drawn[i, writing]
+            chosen, logprobs[writing, i] = self.sampling.choose(logits, uniform)
+            tokens[writing, i] = chosen
+            ended = going & (chosen == end)
+            counts[writing] = torch.where(ended, i + 1, counts[writing])
             going = going & ~ended
-            if i == limit - 1 or not going.any():
+            if i == limit - 1:
                 break
-            if going.sum() <= len(writing) // 2:
-                if cache is not self.cache:
-                    self.cache.put(writing, cache)
-                writing = writing[going]
-                cache, going = self.cache.take(writing), going[going]
+            if i % every == every - 1:
+                left = int(going.sum())
+                if not left:
+                    break
+                if left <= len(writing) // 2:
+                    if cache is not self.cache:
+                        self.cache.put(writing, cache)
+                    writing, chosen = writing[going], chosen[going]
+                    cache, going = self.cache.take(writing), going[going]
             with threads.timed(f"a token for {len(writing)} rows"):
-                states = self._forward(tokens[writing, i : i + 1], cache, self.lengths[writing])
+                states = self._forward(chosen[:, None], cache, self.lengths[writing], longest + i + 1)
                 logits = self.head(states[:, -1]).float()
             self.lengths[writing] += going  # a row that has ended writes into one slot for ever, unseen
         if cache is not self.cache:

@@ -58,9 +58,9 @@ class TurnBatch(Batch):
         self.generate = generate
 
     def _prefill(self, prompts):
-        return SlotCache(0), *self._feed(prompts, None, torch.zeros(len(prompts), device=self.device))
+        return SlotCache(0), *self._feed(prompts, None, torch.zeros(len(prompts), device=self.device), 0)
 
-    def _feed(self, blocks, cache, lengths):
+    def _feed(self, blocks, cache, lengths, longest):
         return torch.zeros(len(blocks), 1, device=self.device), lengths
 
     def _write_turn(self) -> tuple[list[list[int]], list[list[float]], list[int]]:
