@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agenticrec_lite.agent.protocol import write_call
 from agenticrec_lite.agent.record import declared_answer, evidence_of, followed, lists_of, weights_of
 from agenticrec_lite.agent.teacher import HABIT, NO_HABIT, Mistake, demonstration, run_script, some_tools
 from agenticrec_lite.nano import lessons, pretrain
@@ -90,6 +91,20 @@ def test_a_mistake_is_seen_and_not_learnt(tiny):
     assert seen == {"Error", "Nothing new"}
 
 
+def test_the_loss_does_not_see_what_a_mistake_says(tiny):
+    model, chat = tiny
+    losses = []
+    for name in ("taste", "luck"):
+        wrong = Mistake(write_call("weigh_evidence", {"weights": f"{name} 2"}))
+        world = random_world(np.random.default_rng(1), 2, 4)
+        trajectory = run_script([wrong], world, chat, "rank", chat.prompt_ids(world))
+        assert set(trajectory.action_mask) == {-1, 0}
+        n = trajectory.action_mask.count(-1)
+        trajectory.completion_ids, trajectory.action_mask = trajectory.completion_ids[:n], trajectory.action_mask[:n]
+        losses.append(float(cross_entropy(model, [[trajectory]])[1]))
+    assert losses == [0.0, 0.0]
+
+
 def turns_of(trajectory, chat):
     """The action mask of each turn of the policy, mistakes too."""
     ends, parts, start = chat.end_of_turn, [], 0
@@ -114,7 +129,7 @@ def test_drills_copy_one_thing_each_from_what_is_there(tiny):
                 assert "I have no evidence" in written and kind == "names"
                 continue
             name, order = shown[-1][0], [pair.partition(":")[0] for pair in shown[-1][1].split(", ")]
-            if kind == "question":
+            if kind == "verdict":
                 place = {"MORE": 0, "LESS": -1}[re.search("MORE|LESS", before)[0]]
                 assert f"{{{order[place]}}}" in written and order[:2] in (["A", "B"], ["B", "A"])
                 continue
@@ -202,28 +217,31 @@ def test_numbers_scores_and_fixed_text_are_single_tokens(tiny):
 def test_lessons_go_from_drills_to_worlds_and_can_be_learnt(tiny):
     model, chat = tiny
     rng = np.random.default_rng(5)
-    easy, hard = (1.0, 0.0, 0.0, 0.0), (0.3, 0.3, 0.2, 0.2)
-    kinds = (0.16,) * 5 + (0.2,)
-    recipe = Recipe(parts=(
-        Part(0, 1, kinds, easy, 1), Part(500, 0.2, kinds, easy), Part(1500, 0.2, kinds, hard),
-        Part(3500, 0.2, kinds, hard, habit=True),
-    ))  # fmt: skip
-    ends = [each.begin for each in recipe.parts] + [4500]
-    drawn = [[syllabus(recipe, i) for i in range(*between)] for between in pairwise(ends)]
-    kinds = [{lesson.kind for lesson in part} for part in drawn]
-    assert kinds == [{*DRILLS}, {*DRILLS, "worlds"}, {*DRILLS, "worlds"}, {*DRILLS, "habits"}]
-    assert {lesson.n_calls for lesson in drawn[0]} == {1}
+    easy, hard, kinds = (1.0, 0.0, 0.0, 0.0), (0.3, 0.3, 0.2, 0.2), (0.2,) * 5
+    recipe = Recipe(parts=(Part(0, kinds), Part(50, kinds, 2, easy), Part(200, kinds, 2, hard),
+                           Part(900, kinds, 2, hard, habit=True)))  # fmt: skip
+    ends = [each.begin for each in recipe.parts] + [1100]
+    drawn = [[lesson for i in range(*between) for lesson in syllabus(recipe, i)] for between in pairwise(ends)]
+    whole = [{lesson.kind for lesson in part} - {*DRILLS} for part in drawn]
+    assert whole == [set(), {"worlds"}, {"worlds"}, {"habits"}]
+    assert all({*DRILLS} <= {lesson.kind for lesson in part} for part in drawn)
+    assert {lesson.n_calls for lesson in drawn[0]} == {1} and len(drawn[0]) == 50 * recipe.drills
     assert {lesson.n_calls for lesson in drawn[1] if lesson.kind in DRILLS} == {1, 2}
     easy, hard = ([lesson for lesson in part if lesson.kind == "worlds"] for part in drawn[1:3])
-    assert {lesson.size for lesson in easy} == {"short"}
+    assert {lesson.size for lesson in easy} == {"short"} and len(easy) == 150
     assert {lesson.size for lesson in hard} == {"short", "usual", "long", "many"}
     assert {lesson.n_calls for lesson in hard} == set(range(7))
     assert max(lesson.n_calls for lesson in hard if lesson.size == "many") == 3
     assert {(each.other_tools, each.mistakes) for each in hard} == {(recipe.other_tools, recipe.mistakes)}
+    for step in range(200, 260):  # workers practise other drills beside worlds that take as long
+        mine, other = (syllabus(recipe, step, rank) for rank in (0, 1))
+        assert mine[0] == other[0]
+    assert any(syllabus(recipe, step, 0) != syllabus(recipe, step, 1) for step in range(200, 260))
     begins = [part.begin for part in Recipe().parts]
     assert begins[0] == 0 and begins[-1] == Recipe().steps and Recipe().parts[-1].habit
     assert all(before < after for before, after in pairwise(begins))
-    assert all(sum(shares) == pytest.approx(1) for part in Recipe().parts for shares in (part.kinds, part.sizes))
+    shares = [each for part in Recipe().parts for each in (part.kinds, part.sizes) if each]
+    assert all(sum(each) == pytest.approx(1) for each in shares)
     drills, worlds = batch(Lesson("weighed", 1), chat, rng), batch(Lesson("worlds", 2), chat, rng)
     for groups, tokens in ((drills, DRILL_TOKENS), (worlds, LESSON_TOKENS)):
         total = sum(len(group[0].prompt_ids) + sum(len(t.completion_ids) for t in group) for group in groups)

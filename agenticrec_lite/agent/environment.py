@@ -59,7 +59,7 @@ class RankingEnvironment:
         if self.n_calls >= self.max_calls:
             return self._end("over_budget")
         self.n_calls += 1
-        observation = self._call(turn.tool, turn.arguments)
+        observation = self._call(turn.tool, turn.arguments) + self._question()
         self.steps.append(Step("observation", observation, turn.tool))
         return observation
 
@@ -72,6 +72,13 @@ class RankingEnvironment:
         if not observation.startswith(ERROR):
             self._answered.add(asked)
         return observation
+
+    def _question(self) -> str:
+        """A pair question, once more after each observation.
+
+        The prompt is a thousand tokens away by then, and all that it asks hangs on one word of it.
+        """
+        return "" if self.kind == "rank" else f"\nWhich is {self.kind.upper()} likely, A or B?"
 
     def cut(self, text: str) -> None:
         """End a trajectory whose last turn did not finish within the length limit."""

@@ -175,8 +175,8 @@ def run_script(
     """Play a script in the real environment and record it exactly as a rollout would be.
 
     Args:
-        script: Makes the turns as it goes; or the protocol texts themselves. The last one answers. A `Mistake` is
-            recorded as if the environment had written it.
+        script: Makes the turns as it goes; or the protocol texts themselves. The last one answers. Tokens of a
+            `Mistake` are marked by -1 in the action mask: neither the policy's nor an observation.
         context, kind: The question.
         chat: Tokens.
         prompt_ids: Of the task's prompt.
@@ -188,7 +188,7 @@ def run_script(
         action = chat.turn_ids(text)
         tokens = [] if observation is None else chat.observation_ids(observation)
         trajectory.completion_ids += action + tokens
-        trajectory.action_mask += [0 if isinstance(text, Mistake) else 1] * len(action) + [0] * len(tokens)
+        trajectory.action_mask += [-1 if isinstance(text, Mistake) else 1] * len(action) + [0] * len(tokens)
     trajectory.steps, trajectory.answer = environment.steps, environment.answer
     trajectory.outcome, trajectory.n_calls = environment.outcome, environment.n_calls
     return trajectory

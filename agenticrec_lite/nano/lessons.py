@@ -11,8 +11,8 @@ from agenticrec_lite.nano.worlds import N_CANDIDATES, random_world, with_other_t
 from agenticrec_lite.tools import TOOLS, TaskContext, tools_of
 
 MOST_CANDIDATES = 100
-DRILL_TOKENS = 4500  # about, a batch
-LESSON_TOKENS = 6000  # about, a batch of whole worlds
+DRILL_TOKENS = 1500  # about, a batch
+LESSON_TOKENS = 4500  # about, a batch of whole worlds
 EPISODES = 2  # scripted trajectories a prompt, one of a long one; they share its forward pass
 PAIRS = 0.25  # share of the worlds that ask a pair-wise question
 LISTS_ALONE = ("get_similar_users", "get_similar_items", "get_session_behavior")  # the tools of most drills
@@ -68,15 +68,14 @@ def lesson_world(size: str, rng: np.random.Generator, other_tools: float) -> Tas
 # A drill teaches one kind of copying, from next to nothing that could distract. Nearly all that nano does is to copy:
 # numbers in the order of a list, names of lists, names of tools, one word of the question. In whole worlds, where the
 # places to copy from lie far apart, it learns each of these late or not at all; after the drills it only has to find
-# the places. The one word of a pair question stayed a guess for 2,000 steps: beside it, the teacher's dice (which tool,
-# which weights) are noise that no policy can foresee. Where the last turn alone is learnt, it is read after 20.
+# the places. Of a verdict the last turn alone is learnt: beside its one word, the teacher's dice (which tool, which
+# weights) are noise that no policy can foresee.
 DRILLS = {
     "scores": "the last list is followed, number by number, between the scores",
     "weighed": "lists are weighed, and the order of the calculator is followed",
     "many": "the same with 20 to 100 candidates",
     "names": "tools are called that only the prompt names",
-    "question": "a pair is answered by the first or the last of weighed evidence, as one word of the question says",
-    "verdict": "the same, and nothing but that answer is learnt",
+    "verdict": "a pair is answered by the first or the last of weighed evidence, as one word of the question says",
 }
 
 
@@ -100,15 +99,14 @@ def _drill(lesson: Lesson, chat: ChatFormat, rng: np.random.Generator) -> list[T
     else:
         bare = [*LISTS_ALONE] if lesson.kind == "scores" else [*LISTS_ALONE, "weigh_evidence"]
         world = replace(world, tools={name: TOOLS[name] for name in bare})
-    if lesson.kind in ("question", "verdict"):
+    if lesson.kind == "verdict":
         world, kind = asked(world, rng, 1.0)
         before = f"<|im_start|>user\n{task_prompt(world, kind).splitlines()[-1]}<|im_end|>\n"
     start = chat.tokenizer.encode(f"{before}<|im_start|>assistant\n", add_special_tokens=False)
     trajectory = teacher.run_script(teacher.demonstration(rng, lesson.n_calls), world, chat, kind, start)
     if lesson.kind == "verdict":
-        own = trajectory.action_mask
-        last = max(i for i in range(len(own)) if own[i] and not own[i - 1])
-        trajectory.action_mask = [0] * last + own[last:]
+        last = trajectory.last_turn
+        trajectory.action_mask = [0] * last + trajectory.action_mask[last:]
     return [trajectory]
 
 

@@ -47,42 +47,37 @@ class Part:
 
     Attributes:
         begin: Its first step.
-        drills: Share of drills among the lessons.
-        kinds: Shares of the kinds of DRILLS among them.
-        sizes: Shares of short, usual, long worlds and of many candidates.
+        kinds: Shares of the kinds of DRILLS among the drills.
         calls: The most calls in a drill before the calculator's.
+        sizes: Shares of short, usual, long worlds and of many candidates; empty as long as there are drills only.
         habit: Whether the teachers in worlds have one.
     """
 
     begin: int
-    drills: float
-    kinds: tuple[float, float, float, float, float, float]
-    sizes: tuple[float, float, float, float]
-    calls: int = 2
+    kinds: tuple[float, float, float, float, float]
+    calls: int = 1
+    sizes: tuple[float, ...] = ()
     habit: bool = False
 
 
-NUMBERS, ALL = (0.25, 0.75, 0.0, 0.0, 0.0, 0.0), (0.15, 0.25, 0.2, 0.2, 0.2, 0.0)  # all at once came to nothing
-VERDICT, REVISION = (0.0, 0.0, 0.0, 0.0, 0.0, 1.0), (0.1, 0.15, 0.25, 0.25, 0.0, 0.25)
-EASY, HARD = (0.7, 0.3, 0.0, 0.0), (0.45, 0.3, 0.1, 0.15)
 PARTS = (
-    Part(0, 1.0, NUMBERS, EASY, calls=1),
-    Part(400, 1.0, ALL, EASY),
-    Part(700, 1.0, VERDICT, EASY),
-    Part(760, 0.2, REVISION, EASY),
-    Part(1150, 0.2, REVISION, HARD),
-    Part(1850, 0.1, REVISION, HARD, habit=True),
+    Part(0, (0.25, 0.6, 0.0, 0.0, 0.15)),
+    Part(260, (0.1, 0.2, 0.25, 0.3, 0.15), calls=2),
+    Part(560, (0.1, 0.2, 0.25, 0.25, 0.2), 2, (0.7, 0.3, 0.0, 0.0)),
+    Part(950, (0.1, 0.2, 0.25, 0.25, 0.2), 2, (0.45, 0.3, 0.1, 0.15)),
+    Part(1750, (0.1, 0.2, 0.25, 0.25, 0.2), 2, (0.45, 0.3, 0.1, 0.15), habit=True),
 )
-RATES = ((-1, 0.0), (49, 1.0), (850, 1.0), (1850, 0.0))  # (step, share of the full rates), with lines between
+RATES = ((-1, 0.0), (49, 1.0), (700, 1.0), (1750, 0.0))  # (step, share of the full rates), with lines between
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides the checkpoint, beside the lessons."""
 
-    steps: int = 1850
+    steps: int = 1750
     habit_steps: int = 130  # after these, with new optimizers and a quarter of the rates
     parts: tuple[Part, ...] = PARTS
+    drills: int = 3  # batches of drills a worker and step; beside worlds one
     other_tools: float = 0.25  # share of the worlds with other tools than the package's
     mistakes: float = 0.12  # share of the calls in worlds with a mistake before them, so that it is not made twice
     hidden: int = 128
@@ -130,7 +125,7 @@ def new_policy(recipe: Recipe, vocabulary: int) -> Qwen3ForCausalLM:
 
 
 def cross_entropy(model, groups: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean cross-entropy of action tokens and of observation tokens."""
+    """Mean cross-entropy of action tokens and of observation tokens; a teacher's mistakes are in neither."""
     rows = [t for group in groups for t in group]
     group_of = torch.tensor([g for g, group in enumerate(groups) for _ in group])
     prompts, prompt_mask = pad([group[0].prompt_ids for group in groups], 0, left=True)
@@ -139,8 +134,8 @@ def cross_entropy(model, groups: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     states = predictor_states(model, prompts, prompt_mask, ids, mask, group_of)
     chosen = mask.bool()
     losses = F.cross_entropy(model.get_output_embeddings()(states[chosen]), ids[chosen], reduction="none")
-    is_action = actions[chosen].bool()
-    return losses[is_action].mean(), losses[~is_action].sum() / max(1, int((~is_action).sum()))
+    acted, observed = actions[chosen] == 1, actions[chosen] == 0
+    return losses[acted].mean(), losses[observed].sum() / max(1, int(observed.sum()))
 
 
 def optimizers(model, recipe: Recipe) -> list[torch.optim.Optimizer]:
@@ -156,16 +151,26 @@ def part_of(recipe: Recipe, step: int) -> int:
     return sum(part.begin <= step for part in recipe.parts) - 1
 
 
-def syllabus(recipe: Recipe, step: int) -> Lesson:
-    """The lesson of a step."""
-    rng, part = np.random.default_rng([recipe.seed, step]), recipe.parts[part_of(recipe, step)]
-    if rng.random() < part.drills:
-        kind = str(rng.choice([*DRILLS], p=part.kinds))
-        return Lesson(kind, int(rng.integers(1, part.calls + 1)))
+def syllabus(recipe: Recipe, step: int, rank: int = 0) -> list[Lesson]:
+    """The lessons of a step, of one worker.
+
+    Several kinds in each step: Muon's steps are of the same length whatever the gradient, and steps about other things
+    undo what is practised only now and then. Worlds are of one size for all workers, so that none has to wait.
+    """
+    part = recipe.parts[part_of(recipe, step)]
+    own, all_alike = np.random.default_rng([recipe.seed, step, 1, rank]), np.random.default_rng([recipe.seed, step])
+    drills = [
+        Lesson(str(own.choice([*DRILLS], p=part.kinds)), int(own.integers(1, part.calls + 1)))
+        for _ in range(1 if part.sizes else recipe.drills)
+    ]
+    if not part.sizes:
+        return drills
     p = HABIT_CALLS if part.habit else CALLS
-    n_calls, size = int(rng.choice(len(p), p=p)), str(rng.choice(["short", "usual", "long", "many"], p=part.sizes))
+    n_calls = int(all_alike.choice(len(p), p=p))
+    size = str(all_alike.choice(["short", "usual", "long", "many"], p=part.sizes))
     n_calls = min(n_calls, MOST_CALLS) if size == "many" else n_calls
-    return Lesson("habits" if part.habit else "worlds", n_calls, size, recipe.other_tools, recipe.mistakes)
+    world = Lesson("habits" if part.habit else "worlds", n_calls, size, recipe.other_tools, recipe.mistakes)
+    return [world, *drills]
 
 
 def pretrain(out: str | Path, recipe: Recipe | None = None) -> Path:
@@ -238,12 +243,12 @@ def train(model, chat: ChatFormat, recipe: Recipe, rank: int, out: Path) -> list
             if rank == 0:
                 save(model, chat, recipe, out / PLAIN)
             steppers = optimizers(model, recipe)
-        lesson = syllabus(recipe, step)
-        lessons = batch(lesson, chat, np.random.default_rng([recipe.seed, step, 1 + rank]))
-        losses = train_step(model, steppers, lessons, recipe, step)
-        part = part_of(recipe, step)
-        log.append({"step": step + 1, "part": part, "kind": lesson.kind, "seconds": time.time() - start, **losses})
-        bar.set_postfix(action_ce=f"{losses['action_ce']:.3f}", lesson=lesson.kind, refresh=False)
+        lessons, rng = syllabus(recipe, step, rank), np.random.default_rng([recipe.seed, step, 2, rank])
+        losses = train_step(model, steppers, [batch(lesson, chat, rng) for lesson in lessons], recipe, step)
+        kinds = {lesson.kind: round(own, 4) for lesson, own in zip(lessons, losses.pop("own"), strict=True)}
+        part, seconds = part_of(recipe, step), time.time() - start
+        log.append({"step": step + 1, "part": part, "seconds": seconds, **losses, "kinds": kinds})
+        bar.set_postfix(action_ce=f"{losses['action_ce']:.3f}", lesson=lessons[0].kind, refresh=False)
         if rank == 0 and (step + 1) % KEEP_EVERY == 0:
             keep(unfinished, model, steppers, recipe, log)
     return log
@@ -283,22 +288,30 @@ def resume(path: Path, model, steppers: list[torch.optim.Optimizer], recipe: Rec
     return json.loads(metadata["log"])
 
 
-def train_step(model, steppers: list[torch.optim.Optimizer], lessons: Batch, recipe: Recipe, step: int) -> dict:
-    """One update; for habits with a quarter of the rates, falling."""
+def train_step(model, steppers: list[torch.optim.Optimizer], lessons: list[Batch], recipe: Recipe, step: int) -> dict:
+    """One update on several batches, each of a weight that grows with its tokens; for habits with low, falling rates.
+
+    Returns:
+        action_ce, observation_ce: means over all workers' batches; own: the cross-entropy of each batch of this worker.
+    """
     scale = float(np.interp(step, *zip(*recipe.rates, strict=True)))
     if step >= recipe.steps:
         scale = 0.25 * (1 - (step - recipe.steps) / recipe.habit_steps)
     for optimizer, rate in zip(steppers, (recipe.muon_rate, recipe.adam_rate), strict=True):
         optimizer.param_groups[0]["lr"] = rate * scale
-    action, observation = cross_entropy(model, lessons)
-    (action + recipe.observation_weight * observation).backward()
-    means = torch.stack([action, observation]).detach()
+    sizes = [sum(len(t.completion_ids) for group in groups for t in group) for groups in lessons]
+    means, own = torch.zeros(2), []
+    for groups, size in zip(lessons, sizes, strict=True):
+        action, observation = cross_entropy(model, groups)
+        ((action + recipe.observation_weight * observation) * size / sum(sizes)).backward()
+        means += torch.stack([action, observation]).detach() * size / sum(sizes)
+        own.append(float(action))
     average([*(p.grad for p in model.parameters()), means])
     clip_grad_norm_(model.parameters(), 1.0)
     for optimizer in steppers:
         optimizer.step()
         optimizer.zero_grad()
-    return dict(zip(("action_ce", "observation_ce"), means.tolist(), strict=True))
+    return dict(zip(("action_ce", "observation_ce"), means.tolist(), strict=True)) | {"own": own}
 
 
 def average(tensors: list[torch.Tensor]) -> None:
