@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from agenticrec_lite.agent.environment import RankingEnvironment
 from agenticrec_lite.agent.protocol import write_answer, write_call
 from agenticrec_lite.agent.record import declared_answer, evidence_of
 from agenticrec_lite.agent.teacher import follow, run_script
 from agenticrec_lite.evaluation.pairs import ask, deltas, four_questions, letter_log_odds, mean_interval
+from agenticrec_lite.nano.worlds import random_world
 from agenticrec_lite.policy import Policy
 from agenticrec_lite.training.mining import HardNegative
 
@@ -92,3 +94,15 @@ def test_intervals_draw_users_and_not_tasks():
     mean, low, high = mean_interval(values, many)
     assert mean == 0.5 and 0.35 < low < 0.5 < high < 0.65
     assert mean_interval(values, [0] * 50 + [1] * 50)[1:] == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("kind", ["more", "less", "rank"])
+def test_a_pair_question_is_said_once_more_after_each_observation(kind):
+    world = replace(random_world(np.random.default_rng(0), 2, 4), pair=None if kind == "rank" else (3, 5))
+    environment = RankingEnvironment(world, kind)
+    calls = [("get_similar_users", {}), ("get_similar_users", {}), ("weigh_evidence", {"weights": "luck 1"})]
+    for name, arguments in calls:  # a list, the same again, a mistake
+        said = environment.step(write_call(name, arguments))
+        asked = "" if kind == "rank" else f"\nWhich is {kind.upper()} likely, A or B?"
+        assert said.endswith(asked) and ("Which is" in said) == bool(asked)
+    assert environment.steps[-1].text == said
