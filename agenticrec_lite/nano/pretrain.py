@@ -305,7 +305,7 @@ def train_step(model, steppers: list[torch.optim.Optimizer], lessons: list[Batch
         action, observation = cross_entropy(model, groups)
         ((action + recipe.observation_weight * observation) * size / sum(sizes)).backward()
         means += torch.stack([action, observation]).detach() * size / sum(sizes)
-        own.append(float(action))
+        own.append(float(action.detach()))
     average([*(p.grad for p in model.parameters()), means])
     clip_grad_norm_(model.parameters(), 1.0)
     for optimizer in steppers:
