@@ -42,7 +42,7 @@ TWO := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 
 SHELL := /bin/bash
 
-.PHONY: demo reproduce studies exercises fetch test test-all test-long test-oldest colab-check colab-test site audit mutate bench notebooks lint install clean
+.PHONY: demo reproduce studies exercises fetch test test-all test-long test-oldest colab-check colab-test site slides audit mutate bench notebooks lint install clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -101,6 +101,11 @@ colab-test: $(STAMP)
 # The course as a site, in the folder SITE: the notebooks as they are committed, docs/, and the reference.
 site: $(SITE_STAMP)
 	$(SITE_PY) .ci/site.py "$(SITE)"
+
+# Slides for the sessions of docs/teaching.md, an HTML file each, in the folder SLIDES.
+SLIDES ?= runs/slides
+slides: $(SITE_STAMP)
+	$(SITE_PY) .ci/slides.py "$(SLIDES)"
 
 # Known weaknesses of what is installed, by the package index's advisories; .ci/audit.py holds the exceptions.
 audit: $(STAMP)

@@ -61,6 +61,18 @@ def test_every_link_within_the_site_leads_somewhere(site):
     assert not broken, "\n".join(broken)
 
 
+def test_each_session_of_the_guide_has_slides(site, tmp_path):
+    command = ["make", "slides", f"SLIDES={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    guide = (ROOT / "docs" / "teaching.md").read_text(encoding="utf-8")
+    sessions = re.findall(r"^\| (\d+) \|", guide, re.M)
+    pages = {number: (tmp_path / f"session-{number}.html").read_text(encoding="utf-8") for number in sessions}
+    assert len(sessions) == 6 and len(list(tmp_path.iterdir())) == 6
+    assert all(page.count("<section>") > 5 and not re.search(r'(?:src|href)="https?:', page) for page in pages.values())
+    assert "<math" in "".join(pages.values()) and "data:image/png" in "".join(pages.values())
+
+
 @pytest.mark.skipif(not (shutil.which("chromium") and shutil.which("chromedriver")), reason="there is no Chromium")
 def test_a_browser_opens_each_page_without_an_error_in_its_console(site):
     from selenium import webdriver
