@@ -5,9 +5,13 @@ import os
 import runpy
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 from filelock import FileLock
+
+hypothesis.settings.register_profile("any speed")  # a busy machine is no failure
+hypothesis.settings.load_profile("any speed")
 
 # Nothing beyond loopback, here and in what tests start; data is brought by `make fetch`, which goes first.
 OFFLINE = Path(__file__).parent / "offline"

@@ -189,7 +189,7 @@ def slow_core(pairs, k):
         pairs = left
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 3), st.booleans()), max_size=40),
        st.integers(1, 3))  # fmt: skip
 def test_core_window_and_duplicates_as_by_their_definitions(tmp_path, drawn, k):
@@ -214,7 +214,7 @@ def test_core_window_and_duplicates_as_by_their_definitions(tmp_path, drawn, k):
 SPACES = "".join(c for c in map(chr, range(0x3001)) if unicodedata.category(c) == "Zs")  # what SQL's trim takes away
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(min_size=1, max_size=20), st.text(max_size=40), st.text(max_size=20), st.binary(max_size=60))
 @example("\r", "", "", b"").via("an id of spaces only")
 @example("\u2003\x1f", "", "", b"").via("and of others than SQL knows")
@@ -511,7 +511,7 @@ def test_sparse_evidence_is_the_dense_one_to_the_bit(shop):
             np.testing.assert_array_equal(shown.scores, together[candidates])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0]), max_size=12), st.integers(0, 14))
 def test_the_largest_values_are_those_of_a_stable_sort_above_zero(values, k):
     values = np.array(values)

@@ -41,7 +41,7 @@ def user_rows(log, user):
     return list(table[["item", "rating", "timestamp"]].itertuples(index=False, name=None))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(ROW, min_size=40, max_size=120), st.sampled_from(["train_late", "validation", "test"]),
        st.integers(0, 3))
 def test_every_task_asks_about_the_future_only(rows, part, seed):
@@ -186,7 +186,7 @@ def test_no_possible_task_is_an_error_and_so_is_an_unknown_part():
             build_tasks(log, temporal_split(log), part, 10, 0)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(ROW, min_size=10, max_size=100))
 def test_each_part_is_strictly_later_than_the_one_before(rows):
     log = log_of(rows)
@@ -231,7 +231,7 @@ def test_a_log_of_one_moment_cannot_be_split():
         temporal_split(log_of([(k % 5, k, 1.0, 9) for k in range(15)]))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(ROW, min_size=2, max_size=40), st.randoms())
 def test_a_log_does_not_depend_on_the_order_of_its_source(rows, random):
     shuffled = random.sample(rows, len(rows))
@@ -282,7 +282,7 @@ def ids_of(signs):
 IDS, SMALL_IDS = ids_of("ab\x01\t ~é"), ids_of("a\x01")  # the second often sorts before a tab, and holds none
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.one_of(st.lists(st.tuples(ids, ids, RATING, st.sampled_from([9, 10, 100, -5])), min_size=1, max_size=30)
                  for ids in (IDS, SMALL_IDS)), st.integers(1, 8))
 def test_the_digest_in_parts_is_that_of_all_lines_sorted(rows, at_a_time):
@@ -300,7 +300,7 @@ def test_the_fingerprint_is_of_the_digest_and_the_items():
     assert log.fingerprint() == hashlib.sha256(f"{log.digest()}\n{items}".encode()).hexdigest()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(IDS, IDS, RATING, st.integers(0, 12)), min_size=1, max_size=30))
 def test_rows_are_in_the_order_of_time_then_hash_then_rating(rows):
     """Only tied rows are hashed, yet the order is as if all were."""

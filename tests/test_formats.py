@@ -342,7 +342,7 @@ LOGS = st.lists(st.tuples(TEXT, TEXT, st.sampled_from([1.0, 2.5, np.nan]), st.in
                 min_size=1, max_size=12)  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(LOGS, st.sampled_from(",;\t|"), st.sampled_from(["utf-8", "latin-1"]), st.sampled_from([1, 10**3, 10**6, 10**9]),
        st.randoms())  # fmt: skip
 def test_a_log_is_the_same_through_any_separator_encoding_unit_and_order(drawn, separator, encoding, unit, rng):
@@ -369,7 +369,7 @@ def _is_utf8(content):
         return False
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     st.lists(st.datetimes(datetime(1971, 1, 1), datetime(2100, 1, 1)), min_size=1, max_size=6),
     st.sampled_from(["%d/%m/%Y %H:%M:%S", "%m/%d/%Y %I:%M:%S %p", "%d.%m.%Y", "%m-%d-%Y %H:%M", "%Y/%m/%d %H:%M"]),
@@ -393,7 +393,7 @@ def test_dates_are_read_in_the_one_order_that_is_possible_or_refused(moments, fo
             to_seconds("x", pd.Series(texts))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(10**8, 4 * 10**9), min_size=1, max_size=5), st.integers(0, 3), st.booleans())
 def test_the_unit_follows_from_the_size_and_must_be_one(seconds, power, mixed):
     unit = 1000**power

@@ -217,7 +217,7 @@ def test_what_hypothesis_writes_is_classified_and_rewarded_as_in_the_paper(turns
 
 
 @pytest.mark.long
-@settings(max_examples=20_000, deadline=None)
+@settings(max_examples=20_000)
 @given(completions, questions, st.sampled_from([0, 2, 10]))
 def test_what_hypothesis_writes_for_long_is_classified_and_rewarded_as_in_the_paper(turns, asked, max_calls):
     check(turns, *asked, max_calls)

@@ -138,7 +138,6 @@ def test_control_text_stays_legible(text):
     assert escape(text) != text and escape(text).translate(str.maketrans("‹›¦", "<>|")) == text.replace("｜", "|")
 
 
-@settings(deadline=None)
 @given(title=titles)
 @example(title=" ".join(CONTROL))
 def test_escaped_text_never_becomes_a_special_token(chat, title):
@@ -176,7 +175,7 @@ def parsed(trajectory) -> tuple:
     return own, trajectory.answer, trajectory.outcome, trajectory.n_calls
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(titles, min_size=1, max_size=5), st.sampled_from(SCRIPTS))
 @example(CONTROL, SCRIPTS[0])
 @example(HOSTILE, SCRIPTS[0])
@@ -297,9 +296,9 @@ def test_titles_of_ml100k_are_shown_as_they_were():
 @pytest.mark.parametrize(
     ("question", "pair", "tokens", "digest"),
     [
-        ("rank", None, 232, "b95b3399ec5a29a86ce0886d09961715e25fec611b2860b0b733421ab6ab9e22"),
-        ("more", (3, 17), 235, "7e47a698a39f26445b7c8b01fe6cc4de8efe0beee685a97c980f9a2394b322c3"),
-        ("less", (17, 3), 235, "c301505ec626e4e5019d547d95ca6918a4fc0c134ce032104523b6119348657b"),
+        ("rank", None, 233, "7bbdeec05c068d53f9ba7774e3b82432a378263b2a005d448e2b4812398fa934"),
+        ("more", (3, 17), 111, "b0f05e756406f0cb878e5257611c3d79a3904e36b5416a94f2e30a5bb292cfe2"),
+        ("less", (17, 3), 111, "87efbedcd6d3ce87c26d22ae85d94864906f1bbacd9ae2ac479423155466fbe7"),
     ],
 )
 def test_an_ordinary_prompt_is_token_for_token_what_nano_was_trained_on(

@@ -31,7 +31,7 @@ def test_by_hand():
     assert hit_rate([10], 10) == 1 and hit_rate([11], 10) == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(RANKS, st.sampled_from([1, 5, 10]))
 def test_ir_measures_agrees(ranks, k):
     relevant = {str(task): {"positive": 1} for task in range(len(ranks))}

@@ -8,7 +8,7 @@ from typing import Literal, get_args, get_origin
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agenticrec_lite.errors import UserError
@@ -222,7 +222,6 @@ def at(profile: dict, setting: str):
     return profile
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_a_valid_value_comes_back_also_by_way_of_a_file(data):
     chosen = data.draw(st.lists(st.sampled_from(sorted(RANDOM)), min_size=1, max_size=4, unique=True))
@@ -235,7 +234,6 @@ def test_a_valid_value_comes_back_also_by_way_of_a_file(data):
     assert yaml.safe_load(text) == profile == checked(yaml.safe_load(text), "x")
 
 
-@settings(deadline=None)
 @given(st.sampled_from(sorted(FIELDS)), ANY)
 def test_any_value_is_taken_as_it_is_or_refused_by_a_sentence_that_names_the_setting(name, value):
     try:
@@ -249,7 +247,6 @@ def test_any_value_is_taken_as_it_is_or_refused_by_a_sentence_that_names_the_set
         assert type(taken) is type(value) or (type(value), type(taken)) == (int, float)
 
 
-@settings(deadline=None)
 @given(st.sampled_from(sorted(name for name in FIELDS if FIELDS[name].annotation in (int, float))), st.data())
 def test_a_number_below_its_range_and_what_is_no_number_are_refused(name, data):
     number = st.integers(max_value=-1) | st.floats(max_value=-1e-9)

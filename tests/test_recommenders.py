@@ -49,7 +49,7 @@ HISTORIES = st.lists(st.lists(st.integers(0, N_ITEMS - 1), max_size=12), min_siz
 
 
 @NAMES
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(histories=HISTORIES, seed=st.integers(0, 9))
 def test_any_history_can_be_scored_and_a_score_belongs_to_the_item(fitted, name, histories, seed):
     order = np.random.default_rng(seed).permutation(N_ITEMS)
@@ -75,7 +75,7 @@ def test_popularity_counts():
     assert model.score([[0], [2]], [[1, 3], [0, 1]]).tolist() == [[3, 0], [1, 3]]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.lists(st.integers(0, 7), max_size=8), min_size=1, max_size=8).filter(any),
        st.lists(st.integers(0, 9), max_size=5))
 def test_itemknn_is_the_cosine_of_user_columns(sequences, history):
@@ -92,7 +92,7 @@ def test_itemknn_is_the_cosine_of_user_columns(sequences, history):
     np.testing.assert_allclose(model.score([history], [range(10)])[0], expected, atol=1e-5)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.lists(st.integers(0, 7), max_size=8), min_size=1, max_size=12).filter(any), st.integers(1, 5),
        st.integers(1, 60))
 def test_a_large_catalogue_keeps_the_nearest_items(sequences, k, block):
@@ -189,7 +189,7 @@ def windows_user_by_user(interactions, n_items, length, rng):
     return rng.permutation(np.array(windows, dtype=np.int64).reshape(-1, length + 1))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=6).filter(any), st.integers(1, 9), st.integers(0, 5))
 def test_windows_are_those_of_a_loop_over_users(lengths, length, seed):
     table = frame([list(range(100 * user, 100 * user + n)) for user, n in enumerate(lengths)])
@@ -199,7 +199,7 @@ def test_windows_are_those_of_a_loop_over_users(lengths, length, seed):
         np.testing.assert_array_equal(windows_of(table, 999, length, ours), expected)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.integers(1, 9), st.integers(0, 5))
 def test_windows_hold_every_next_item_once(lengths, length, seed):
     sequences = [list(range(100 * user, 100 * user + n)) for user, n in enumerate(lengths)]

@@ -309,7 +309,7 @@ def test_prefix_shared_scoring_gives_the_log_probabilities_and_gradients_of_plai
     assert_scored_alike(model, played)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.tuples(st.integers(0, 2), st.text("ab", max_size=4)), min_size=1, max_size=9), st.data())
 def test_turns_that_trajectories_share_are_run_once_and_scored_alike(tiny, rows, data):
     """Random prefix trees: a letter is a turn with its observation; rows that are beginnings of others among them."""

@@ -192,7 +192,7 @@ def test_projects_are_bought_together(log):
     assert follows > 2 * at_random
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(KINDS), st.integers(1, 20), st.integers(0, 150), st.integers(2, 5), st.integers(0, 2**32))
 def test_any_settings_give_a_store_in_order(kind, users, more, types, seed):
     items = DESIGNS[kind].fewest_items + more
