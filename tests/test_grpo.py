@@ -91,23 +91,16 @@ def leave_one_out(rewards, group_size):
 
 
 @pytest.mark.parametrize(
-    ("second_group", "micro_groups", "advantages", "bonus"),
-    [
-        ([], 1, group_advantages, 0.0),
-        (HOPELESS, 1, group_advantages, 0.0),
-        ([], 2, leave_one_out, 0.0),
-        (HOPELESS, 1, group_advantages, 0.5),
-    ],
-    ids=["two passes", "a dropped group", "one pass, other advantages", "an entropy bonus"],
+    ("second_group", "micro_groups", "advantages"),
+    [([], 1, group_advantages), (HOPELESS, 1, group_advantages), ([], 2, leave_one_out)],
+    ids=["two passes", "a dropped group", "one pass, other advantages"],
 )
-def test_the_step_is_the_papers_gradient_computed_by_hand(trainer_of, second_group, micro_groups, advantages, bonus):
+def test_the_step_is_the_papers_gradient_computed_by_hand(trainer_of, second_group, micro_groups, advantages):
     """Gradient of -sum_i A_i sum_t log pi(a_t) over action tokens, over rows times length, nothing else.
 
-    A dropped group takes nothing away from the gradient of the other one; two prompts in one pass stay apart. With a
-    bonus, the entropy of each scored token counts beside its log-probability.
+    A dropped group takes nothing away from the gradient of the other one; two prompts in one pass stay apart.
     """
-    changes = {"learning_rate": 0.0, "micro_groups": micro_groups, "entropy_bonus": bonus}
-    trainer = trainer_of(MIXED + second_group, advantages, **changes)
+    trainer = trainer_of(MIXED + second_group, advantages, learning_rate=0.0, micro_groups=micro_groups)
     trainer.args.max_grad_norm = 0.0
     seen = {}
     step = trainer.training_step
@@ -129,9 +122,7 @@ def test_the_step_is_the_papers_gradient_computed_by_hand(trainer_of, second_gro
         )
         actions = torch.tensor(t.action_mask) == 1
         chosen = log_p[range(len(t.completion_ids)), t.completion_ids][actions]
-        entropy = -(log_p.exp() * log_p).sum(-1)[actions].sum() if t.advantage else 0.0
-        scale = len(rows) * AGENT["max_completion_tokens"]
-        (-(t.advantage * chosen.sum() + bonus * entropy) / scale).backward()
+        (-t.advantage * chosen.sum() / (len(rows) * AGENT["max_completion_tokens"])).backward()
     expected = {n: p.grad for n, p in trainer.model.named_parameters() if p.requires_grad}
     error = sum((seen[n] - expected[n]).norm() ** 2 for n in seen) ** 0.5
     assert error / sum(g.norm() ** 2 for g in expected.values()) ** 0.5 < 1e-4

@@ -28,7 +28,7 @@ CAME_LATER = {
         "mode": "colocate", "gpu_memory_utilization": 0.3, "tensor_parallel_size": 1, "enable_sleep_mode": False,
         "server_base_url": None,
     }},
-    "rta": {"save_every": 1, "entropy_bonus": 0.0}, "ppr": {"save_every": 1, "entropy_bonus": 0.0},
+    "rta": {"save_every": 1}, "ppr": {"save_every": 1},
     "tracking": {"report_to": "none"},
 }  # fmt: skip
 

@@ -92,7 +92,7 @@ def action_logprobs(
         temperature: Divides the logits.
 
     Returns:
-        Log-probabilities [N] and entropies [N], in the order of `actions`' true places.
+        Log-probabilities [N] (with gradient) and entropies [N] (without), in the order of `actions`' true places.
     """
     turns: dict[int, dict[int, list[tuple]]] = {}
     rows = zip(completion_ids.tolist(), actions.tolist(), completion_mask.sum(1).tolist(), strict=True)
@@ -198,7 +198,7 @@ def _selected(cache: DynamicCache, rows: torch.Tensor, config) -> DynamicCache:
 def _head(head, states, targets, temperature):
     logits = head(states).float() / temperature
     log_p = F.log_softmax(logits, -1)
-    return log_p.gather(1, targets[:, None]).squeeze(1), -(log_p.exp() * log_p).sum(-1)
+    return log_p.gather(1, targets[:, None]).squeeze(1), -(log_p.exp() * log_p).sum(-1).detach()
 
 
 def token_logprobs(model, states: torch.Tensor, targets: torch.Tensor, temperature: float = 1.0):
@@ -211,7 +211,7 @@ def token_logprobs(model, states: torch.Tensor, targets: torch.Tensor, temperatu
         temperature: Divides the logits.
 
     Returns:
-        Log-probabilities [N] and entropies [N], in nats.
+        Log-probabilities [N] (with gradient) and entropies [N] (without).
     """
     head = base_model(model).get_output_embeddings()
     rows = min(HEAD_CHUNK, max(1, HEAD_LOGITS // head.weight.shape[0]))

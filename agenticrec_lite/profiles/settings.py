@@ -113,9 +113,6 @@ class Stage(Section):
     save_every: Count = Field(1, description="steps between two checkpoints")
     warmup_steps: CountOrZero = Field(description="steps in which the learning rate rises from 0")
     temperature: Annotated[float, Field(gt=0)] = Field(description="of sampling; below 1 likely tokens become likelier")
-    entropy_bonus: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="times the entropy of the policy's tokens is added to what is maximised; the paper has none"
-    )
 
 
 class PairStage(Stage):

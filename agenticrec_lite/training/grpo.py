@@ -45,7 +45,7 @@ class ListwiseGRPOTrainer(GRPOTrainer):
         questions: In the order of training; steps * tasks_per_step of them.
         reward: (trajectory, right answer) -> reward.
         settings: A stage's section of the profile: steps, tasks_per_step, group_size, micro_groups, learning_rate,
-            temperature, entropy_bonus.
+            temperature.
         agent: The profile's `agent` section.
         run: Where metrics and trajectories are logged, under `stage`; None logs nowhere.
         stage: "rta" or "ppr".
@@ -91,7 +91,6 @@ class ListwiseGRPOTrainer(GRPOTrainer):
         self.trajectories, self.history = [], checkpoints.history if checkpoints else []
         about = {"desc": stage.upper(), "unit": "step", "disable": not processes.is_main()}
         self.bar = tqdm(total=settings["steps"], initial=len(self.history), **about)
-        self.entropy_bonus = settings.get("entropy_bonus", 0.0)
         self.by_turns = agent.get("engine") == "vllm" and vllm_here(policy.model)
         more = vllm_arguments(agent, self.chat, questions) if self.by_turns else {}
         dtype = str(policy.model.dtype).removeprefix("torch.")
@@ -158,19 +157,11 @@ class ListwiseGRPOTrainer(GRPOTrainer):
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
     def _compute_loss(self, model, inputs):
-        """trl's loss, less the entropy of the tokens that it scores times `entropy_bonus`, over the same denominator.
-
-        The bonus is A3C's (Mnih et al. 2016, section 4); the paper has none.
-        """
         self._actions = (inputs["completion_mask"] * inputs["tool_mask"]).bool()
-        loss = super()._compute_loss(self.accelerator.unwrap_model(model), inputs)
-        if self.entropy_bonus:
-            denominator = len(self._actions) * self.max_completion_length * self.current_gradient_accumulation_steps
-            loss = loss - self.entropy_bonus * self._entropy / denominator
-        return loss
+        return super()._compute_loss(self.accelerator.unwrap_model(model), inputs)
 
     def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, **_):
-        """Log-probabilities and entropies of the action tokens [B, C], 0 elsewhere.
+        """Log-probabilities of the action tokens [B, C], 0 elsewhere.
 
         What a group shares is run once, and a row without advantage, which has no gradient, not at all.
         """
@@ -188,10 +179,9 @@ class ListwiseGRPOTrainer(GRPOTrainer):
                 model, input_ids[first, start:n_prompt], prompt_mask[:, start:], completions,
                 completion_mask[:, :length], actions, group_of, self.temperature,
             )  # fmt: skip
-        self._entropy = entropies.sum()
         scattered = torch.zeros(2, *self._actions.shape, device=input_ids.device)
         where = torch.nonzero(self._actions, as_tuple=True)
-        return scattered[0].index_put(where, logprobs), scattered[1].index_put(where, entropies.detach()), None
+        return scattered[0].index_put(where, logprobs), scattered[1].index_put(where, entropies), None
 
     def _distinct_prompts(self, prompts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """First row of each run of equal prompts, and each row's run."""
