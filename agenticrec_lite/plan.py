@@ -23,7 +23,7 @@ from agenticrec_lite.policy import DTYPES, NANOS
 from agenticrec_lite.runs import processes
 
 PROMPT = {True: 360, False: 600}  # tokens of a prompt with the short system prompt, and with the long one
-SCHEMAS = 520  # tokens more, with tools as JSON schemas: counted with Qwen's tokenizer
+SCHEMAS = 510  # tokens more, with tools as JSON schemas: counted with Qwen's tokenizer
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a weight: four bits, a scale for 64 of them, quantised in turn
 # Bytes that a layer keeps a token, by element of: hidden state, feed-forward, queries, keys; and, of every key that
 # each row attends to, by element. On a GPU the adapter computes in half precision too.

@@ -90,7 +90,7 @@ def test_the_peak_of_each_profile(name, gb):
     assert plan(profile) == plan(profile, completion=longest)
 
 
-@pytest.mark.parametrize(("tools", "tokens"), [("words", 600), ("schemas", 1120)])
+@pytest.mark.parametrize(("tools", "tokens"), [("words", 600), ("schemas", 1110)])
 def test_schemas_of_the_tools_make_a_prompt_longer(tools, tokens):
     profile = load_profile("t4", **{"policy.tools": tools})
     assert plan(profile) == plan(profile, prompt=tokens)
