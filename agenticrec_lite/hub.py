@@ -60,13 +60,15 @@ def model_card(config: Mapping, result: Mapping, stage: str, base: str, where: s
         base=base, stage=stage, where=where, dataset=config["dataset"], seed=config["seed"],
         n_test=result.get("n_test", "no"), recipe="\n".join(recipe),
         metrics="\n".join(metrics or ["| not measured | | | |"]),
-        deviations="\n".join(f"- {text}" for text in deviations(config)),
+        deviations="\n".join(f"- {text}" for text in deviations(config, result)),
     )  # fmt: skip
 
 
-def deviations(config: Mapping) -> list[str]:
+def deviations(config: Mapping, result: Mapping) -> list[str]:
     """Where a run departs from the paper (arXiv 2603.21613), in sentences."""
     policy, warm = config["policy"], config["warm_start"]["steps"]
+    if config["warm_start"]["when"] == "needed" and "warm_start" not in result.get("seconds", {}):
+        warm = 0  # it was not needed
     found = [
         (policy["id"] != "Qwen/Qwen3-4B-Instruct-2507", "Another model; the paper's is Qwen3-4B-Instruct-2507."),
         (not config["dataset"].startswith("amazon"), "Other data than the paper's, which is Amazon Reviews 2023."),

@@ -23,6 +23,7 @@ from agenticrec_lite.policy import DTYPES, NANOS
 from agenticrec_lite.runs import processes
 
 PROMPT = {True: 360, False: 600}  # tokens of a prompt with the short system prompt, and with the long one
+SCHEMAS = 510  # tokens more, with tools as JSON schemas: counted with Qwen's tokenizer
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a weight: four bits, a scale for 64 of them, quantised in turn
 # Bytes that a layer keeps a token, by element of: hidden state, feed-forward, queries, keys; and, of every key that
 # each row attends to, by element. On a GPU the adapter computes in half precision too.
@@ -110,6 +111,14 @@ KNOWN = {
         hidden_size=576, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3, head_dim=64,
         intermediate_size=1536, vocab_size=49_152, tie_word_embeddings=True, max_position_embeddings=8192,
     ),
+    "HuggingFaceTB/SmolLM2-360M-Instruct": LlamaConfig(
+        hidden_size=960, num_hidden_layers=32, num_attention_heads=15, num_key_value_heads=5, head_dim=64,
+        intermediate_size=2560, vocab_size=49_152, tie_word_embeddings=True, max_position_embeddings=8192,
+    ),
+    "Qwen/Qwen3-0.6B": Qwen3Config(
+        hidden_size=1024, num_hidden_layers=28, num_attention_heads=16, num_key_value_heads=8, head_dim=128,
+        intermediate_size=3072, vocab_size=151_936, tie_word_embeddings=True,
+    ),
     "Qwen/Qwen3-1.7B": Qwen3Config(
         hidden_size=2048, num_hidden_layers=28, num_attention_heads=16, num_key_value_heads=8, head_dim=128,
         intermediate_size=6144, vocab_size=151_936, tie_word_embeddings=True,
@@ -162,9 +171,14 @@ def architecture(model: str, revision: str = "main") -> Architecture | None:
 
 
 def needs_gpu(profile: Mapping) -> bool:
-    """Whether its model is too large to be trained on a CPU; not where its size is unknown."""
+    """Whether its model is too large to be trained on a CPU, or in float16; not where its size is unknown."""
     shape = _shape(profile)
-    return shape is not None and shape.matrices > CPU_ENOUGH
+    return shape is not None and (shape.matrices > CPU_ENOUGH or profile["policy"]["dtype"] == "float16")
+
+
+def prompt_tokens(policy: Mapping) -> int:
+    """Tokens of a prompt, about, by a profile's section `policy`."""
+    return PROMPT[policy["brief"]] + (SCHEMAS if policy["tools"] == "schemas" else 0)
 
 
 def _shape(profile: Mapping) -> Architecture | None:
@@ -187,7 +201,7 @@ def plan(profile: Mapping, prompt: int | None = None, completion: int | None = N
     if shape is None:
         return {}
     width, gpu = DTYPES[policy["dtype"]].itemsize, needs_gpu(profile)
-    prompt = prompt or PROMPT[policy["brief"]]
+    prompt = prompt or prompt_tokens(policy)
     completion = completion or _longest(profile["agent"])
     trained = shape.adapter(policy["lora"])
     weights = shape.matrices * (NF4 if policy["quantize"] == "nf4" else width) + shape.others * width
@@ -249,7 +263,7 @@ def seconds(name: str, profile: Mapping) -> float | None:
         return None
     for stage in (profile["rta"], profile["ppr"]):
         n = stage["tasks_per_step"] * stage["group_size"]
-        tokens = stage["tasks_per_step"] * PROMPT[profile["policy"]["brief"]] + n * pace.completion
+        tokens = stage["tasks_per_step"] * prompt_tokens(profile["policy"]) + n * pace.completion
         total += stage["steps"] * (tokens / pace.trained + n * pace.written / pace.decoded)
     return total
 
@@ -302,7 +316,7 @@ def check_hardware(name: str, profile: Mapping) -> None:
     if not parts:
         processes.say(f"The size of {profile['policy']['id']!r} is not known, so memory is not estimated.")
         return
-    longest = PROMPT[profile["policy"]["brief"]] + _longest(profile["agent"])
+    longest = prompt_tokens(profile["policy"]) + _longest(profile["agent"])
     if (most := _shape(profile).positions) and longest > most:
         raise UserError(
             f"The model {profile['policy']['id']!r} reads {most} tokens at most, and a trajectory may have {longest}; "

@@ -3,7 +3,7 @@
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,11 +42,13 @@ class Policy:
         model: The model; a PeftModel once it has an adapter.
         tokenizer: With a chat template that knows the role "tool".
         brief: Whether its system prompt is the short one.
+        tools: How its prompt describes the tools, "words" or "schemas".
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
     brief: bool = False
+    tools: str = "words"
 
 
 def load_policy(settings: dict, adapter: str | Path | None = None, trainable: bool = True) -> Policy:
@@ -54,8 +56,8 @@ def load_policy(settings: dict, adapter: str | Path | None = None, trainable: bo
 
     Args:
         settings: The profile's `policy` section: id ("nano", "nano-plain", "smollm2-135m", a folder or a hub id),
-            revision, brief, chat_template ("own" or a file), quantize ("nf4" or "none"), dtype, lora {r, alpha,
-            targets}, attention, gradient_checkpointing.
+            revision, brief, chat_template ("own" or a file), tools ("words" or "schemas"), quantize ("nf4" or "none"),
+            dtype, lora {r, alpha, targets}, attention, gradient_checkpointing.
         adapter: Folder of a saved adapter; None starts a fresh one, which changes nothing until it is trained.
         trainable: Whether the adapter's weights get gradients.
 
@@ -90,7 +92,7 @@ def load_policy(settings: dict, adapter: str | Path | None = None, trainable: bo
     model = add_adapter(model, settings["lora"], adapter, trainable)
     for config in model.peft_config.values():
         config.base_model_name_or_path = settings["id"]  # what a saved adapter names: not a folder of this machine
-    return Policy(model, tokenizer, settings["brief"])
+    return Policy(model, tokenizer, settings["brief"], settings["tools"])
 
 
 @torch.no_grad()
@@ -305,6 +307,13 @@ def precision(dtype: str) -> dict[str, bool]:
     gpu = torch.cuda.is_available()
     mixed = {"bf16": gpu and dtype == "bfloat16", "fp16": gpu and dtype == "float16"}
     return {"use_cpu": not gpu, **mixed, "gradient_checkpointing": False}
+
+
+def autocast(model) -> AbstractContextManager:
+    """The precision of updates, for rollouts: what `precision` makes of a training, around the model's own modules."""
+    device, dtype = model.device.type, model.dtype
+    half = device == "cuda" and dtype in (torch.bfloat16, torch.float16)
+    return torch.autocast(device, dtype) if half else nullcontext()
 
 
 def base_model(model) -> PreTrainedModel:

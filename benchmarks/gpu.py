@@ -22,7 +22,7 @@ from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.rollout import rollout
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.nano.worlds import random_world
-from agenticrec_lite.plan import KNOWN, PACES, PROMPT, plan
+from agenticrec_lite.plan import KNOWN, PACES, plan, prompt_tokens
 from agenticrec_lite.policy import NANO, load_policy
 from agenticrec_lite.profiles import load_profile
 from benchmarks import arms, workload
@@ -50,7 +50,7 @@ def taken() -> dict[str, float]:
 def decode(policy, profile: dict, draw: np.random.Generator) -> float:
     """Tokens a second of rollouts whose rows are at the end of the longest trajectory."""
     agent, copies = profile["agent"], profile["rta"]["group_size"]
-    length = PROMPT[profile["policy"]["brief"]] + agent["max_completion_tokens"] - WRITTEN
+    length = prompt_tokens(profile["policy"]) + agent["max_completion_tokens"] - WRITTEN
     rows = min(agent["batch_rows"], profile["rta"]["tasks_per_step"] * copies)
     world = random_world(draw)
     groups = [
@@ -73,7 +73,7 @@ def update(policy, profile: dict, draw: np.random.Generator, out: str) -> float:
     stage, length = profile["rta"], profile["agent"]["max_completion_tokens"]
     settings = {**stage, "steps": STEPS, "tasks_per_step": stage["micro_groups"], "learning_rate": 1e-6}
     asked = workload.questions([random_world(draw) for _ in range(STEPS * stage["micro_groups"])])
-    prompt, share = PROMPT[profile["policy"]["brief"]], 0.4
+    prompt, share = prompt_tokens(profile["policy"]), 0.4
 
     def played(questions) -> list[Trajectory]:
         rows = []

@@ -83,7 +83,7 @@ def measure(quantize: str, dtype: str, overrides: dict) -> dict:
         experiment = start("ml-100k", "smol", 0, Path(scratch, "run"), settings)
         with experiment.run:
             policy = experiment.policy
-            chat = ChatFormat.of(policy.tokenizer, policy.brief)
+            chat = ChatFormat.of_policy(policy)
             kept, learnt = held_out(experiment, chat), demonstrations(experiment, chat)
             found = {"weights, MB": weights_mb(policy), "before": cross_entropy(policy, kept)}
             loaded = forget_peak()

@@ -50,7 +50,7 @@ def tasks_and_tools(experiment: Experiment) -> dict:
 def rollouts_and_steps(experiment: Experiment) -> dict:
     """Hashes of 64 greedy and 64 sampled rollouts of the frozen policy; rewards, gradients and adapter of two steps."""
     rows, policy, agent = {}, experiment.policy, experiment.profile["agent"]
-    chat = ChatFormat.of(policy.tokenizer, policy.brief)
+    chat = ChatFormat.of_policy(policy)
     asked = list(zip(experiment.test[:16], experiment.test_contexts[:16], strict=True))
     for temperature in (0.0, 1.0):
         groups = [Question(t.task_id, c, "rank", t.positive).group(chat, 4, agent["max_calls"]) for t, c in asked]

@@ -69,7 +69,7 @@ def questions(experiment: Experiment) -> list[Question]:
 
 def sampled(experiment: Experiment, policy: Policy, asked: list[Question], seed: int) -> list[list[Trajectory]]:
     """COPIES rewarded rollouts for each question."""
-    chat, agent = ChatFormat.of(policy.tokenizer, policy.brief), experiment.profile["agent"]
+    chat, agent = ChatFormat.of_policy(policy), experiment.profile["agent"]
     groups = [question.group(chat, COPIES, agent["max_calls"]) for question in asked]
     sampling, generator = Sampling.of(agent, 1.0), torch.Generator().manual_seed(seed)
     played = rollout(policy.model, chat, groups, sampling, generator, progress="rollouts")

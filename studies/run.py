@@ -74,7 +74,7 @@ def _train(experiment: Experiment, variant: Variant, base: Path) -> None:
     """The stage that the variant does anew, after those that it takes over."""
     if variant.stage in ("ppr", "test"):
         take_over(experiment, _source(variant, base, experiment.run.folder), "rta")
-    elif settings_of(read_config(base))["warm_start"]["steps"]:
+    elif "warm_start" in read_json(base / "state.json"):
         take_over(experiment, base, "warm_start")
     elif variant.stage == "rta":
         warm_start(experiment)  # of the variants that have one

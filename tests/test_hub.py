@@ -72,8 +72,11 @@ def test_an_export_writes_to_no_folder_that_holds_anything(name, tmp_path):
 
 def test_a_warm_start_is_a_deviation():
     config = {"policy": {"id": "smollm2-135m", "quantize": "none"}, "dataset": "ml-100k"}
-    told = hub.deviations(config | {"warm_start": {"steps": 40}, "ppr": {"rehearse": False}})
-    assert any(text.startswith("40 supervised steps") for text in told) and not any("NF4" in text for text in told)
+    for when, seconds, said in (("always", {}, 1), ("needed", {}, 0), ("needed", {"warm_start": 9.0}, 1)):
+        warm = {"warm_start": {"steps": 40, "when": when}, "ppr": {"rehearse": False}}
+        told = hub.deviations(config | warm, {"seconds": seconds})
+        assert sum(text.startswith("40 supervised steps") for text in told) == said
+        assert not any("NF4" in text for text in told)
 
 
 def test_push_makes_a_private_repository_of_three_files(sent):

@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 from contextlib import contextmanager
+from functools import partial
+from types import SimpleNamespace
 from unittest import mock
 
 import bitsandbytes
@@ -13,6 +15,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import agenticrec_lite.policy
+from agenticrec_lite.agent import rollout as rollouts
 from agenticrec_lite.agent.environment import RankingEnvironment
 from agenticrec_lite.agent.episodes import Group, Sampling
 from agenticrec_lite.agent.prompts import ChatFormat
@@ -21,7 +24,17 @@ from agenticrec_lite.agent.rollout import rollout
 from agenticrec_lite.agent.scoring import action_logprobs, pad
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.plan import architecture
-from agenticrec_lite.policy import NANO, Policy, add_adapter, keep_training_layout, load_policy, merged
+from agenticrec_lite.policy import (
+    DTYPES,
+    NANO,
+    Policy,
+    add_adapter,
+    autocast,
+    keep_training_layout,
+    load_policy,
+    merged,
+    precision,
+)
 from agenticrec_lite.profiles import load_profile
 from agenticrec_lite.training.grpo import ListwiseGRPOTrainer
 
@@ -238,11 +251,12 @@ def recorded(policy, context, tokens) -> torch.Tensor:
     return torch.tensor([t.logprobs for t in played]).flatten()
 
 
-def scored(policy, tokens) -> torch.Tensor:
-    """The same by the update's scoring, with gradient."""
+def scored(policy, tokens, mixed) -> torch.Tensor:
+    """The same by the update's scoring, with gradient; `mixed` under autocast."""
     prompt, mask = pad([BEGIN], 0, left=True)
     ones, group = torch.ones_like(tokens), torch.zeros(len(tokens), dtype=torch.long)
-    return action_logprobs(policy.model, prompt, mask, tokens, ones, ones.bool(), group)[0]
+    with torch.autocast("cpu", policy.model.dtype, enabled=mixed):
+        return action_logprobs(policy.model, prompt, mask, tokens, ones, ones.bool(), group)[0]
 
 
 @contextmanager
@@ -262,17 +276,39 @@ def rounded_layer(layer):
     return linear
 
 
+def learn(score, aim, optimizer, scaler, steps) -> int:
+    """Adam steps, as accelerate does them; how many more were skipped while the scale of the loss settled."""
+    skipped = 0
+    while steps:
+        optimizer.zero_grad()
+        scaler.scale(-(aim * score()).mean()).backward()
+        before = scaler.get_scale()
+        scaler.step(optimizer)
+        scaler.update()
+        good = scaler.get_scale() >= before
+        steps, skipped = steps - good, skipped + (not good)
+    return skipped
+
+
 @pytest.mark.parametrize(
-    ("dtype", "rate", "quantize"),
+    ("dtype", "rate", "quantize", "mixed"),
     [
-        ("bfloat16", 1e-5, "none"),
-        ("bfloat16", 1e-5, "nf4"),
-        ("bfloat16", 1e-4, "nf4"),
-        pytest.param("float16", 1e-5, "none", marks=pytest.mark.all),  # slow on a CPU
+        ("bfloat16", 1e-5, "none", False),
+        ("bfloat16", 1e-5, "nf4", False),
+        ("bfloat16", 1e-4, "nf4", False),
+        ("bfloat16", 1e-5, "none", True),
+        ("bfloat16", 1e-4, "nf4", True),
+        pytest.param("float16", 1e-5, "none", False, marks=pytest.mark.all),  # slow on a CPU
+        pytest.param("float16", 1e-4, "nf4", True, marks=pytest.mark.all),
     ],
 )
-def test_in_16_bits_rollouts_play_the_policy_that_is_trained(dtype, rate, quantize, context, tmp_path):
-    """Merged into weights of 16 bits, part of a small update would be rounded away; the ratio would hide it."""
+def test_in_16_bits_rollouts_play_the_policy_that_is_trained(
+    dtype, rate, quantize, mixed, context, tmp_path, monkeypatch
+):
+    """Merged into weights of 16 bits, part of a small update would be rounded away; the ratio would hide it.
+
+    `mixed` as on a GPU: autocast around updates and rollouts, and in fp16 a scale of the loss that begins too high.
+    """
     sizes = {"hidden_size": 256, "intermediate_size": 256, "initializer_range": 0.08}
     folder = written(tmp_path, "llama", **sizes)
     settings = SETTINGS | {"id": folder, "dtype": dtype, "quantize": quantize, "gradient_checkpointing": False}
@@ -281,17 +317,45 @@ def test_in_16_bits_rollouts_play_the_policy_that_is_trained(dtype, rate, quanti
     tokens = torch.randint(20, 2000, (4, 48), generator=generator)
     aim = torch.randn(tokens.numel(), generator=generator)
     optimizer = torch.optim.Adam([p for p in policy.model.parameters() if p.requires_grad], lr=rate)
-    noise, done = float((scored(policy, tokens) - recorded(policy, context, tokens)).abs().mean()), 0
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24, enabled=mixed and dtype == "float16")
+    monkeypatch.setattr(rollouts, "autocast", lambda model: torch.autocast("cpu", model.dtype, enabled=mixed))
+    score = partial(scored, policy, tokens, mixed)
+    noise, done, skipped = (score().detach() - recorded(policy, context, tokens)).abs().mean(), 0, 0
     for steps in (1, 10, 40):
-        for _ in range(steps - done):
-            optimizer.zero_grad()
-            (-(aim * scored(policy, tokens)).mean()).backward()
-            optimizer.step()
+        skipped += learn(score, aim, optimizer, scaler, steps - done)
         done = steps
-        update, played = scored(policy, tokens).detach(), recorded(policy, context, tokens)
+        update, played = score().detach(), recorded(policy, context, tokens)
         with merged_in_16_bits():
             rounded = recorded(policy, context, tokens)
         assert (played - update).abs().mean() < 1.25 * noise < (rounded - update).abs().mean(), steps
+    assert (skipped > 0) == scaler.is_enabled()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_rollouts_compute_in_the_precision_of_updates(device, dtype, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: device == "cuda")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
+    updates = precision(dtype)
+    block = autocast(SimpleNamespace(device=torch.device(device), dtype=DTYPES[dtype]))
+    assert isinstance(block, torch.autocast) == (updates["bf16"] or updates["fp16"])
+    if isinstance(block, torch.autocast):
+        assert (block.device, block.fast_dtype) == ("cuda", DTYPES[dtype])
+
+
+def test_the_whole_rollout_is_within_it(tiny, context, monkeypatch):
+    """Prompt, turns and observations; nothing of it is left behind."""
+    seen = []
+
+    class Watching(Sampling):
+        def choose(self, logits, drawn=None):
+            seen.append(torch.is_autocast_enabled("cpu"))
+            return super().choose(logits, drawn)
+
+    monkeypatch.setattr(rollouts, "autocast", lambda model: torch.autocast("cpu", torch.bfloat16))
+    group = Group("q", tiny[1].prompt_ids(context), [RankingEnvironment(context)])
+    rollout(copy.deepcopy(tiny[0]).bfloat16(), tiny[1], [group], Watching(0.0, 4, 64, 1))
+    assert seen == [True] * 4 and not torch.is_autocast_enabled("cpu")
 
 
 def test_an_unquantised_policy_gets_its_adapter_beside_a_torchao_that_peft_refuses(tmp_path):

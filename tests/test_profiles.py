@@ -21,8 +21,13 @@ FIELDS = dict(each_setting())
 # Settings that came later, with the values at which everything is as it was before them: a run that lacks them was made
 # so. A new setting with a default gets a line here; a line never changes.
 CAME_LATER = {
-    "policy": {"revision": "main", "chat_template": "own", "attention": "sdpa", "gradient_checkpointing": False},
-    "warm_start": {"steps": 0, "batch": 8, "micro_batch": 8, "learning_rate": 1e-3, "warmup_steps": 4},
+    "policy": {
+        "revision": "main", "chat_template": "own", "tools": "words", "attention": "sdpa",
+        "gradient_checkpointing": False,
+    },
+    "warm_start": {
+        "steps": 0, "when": "always", "batch": 8, "micro_batch": 8, "learning_rate": 1e-3, "warmup_steps": 4,
+    },
     "tasks": {"n_candidates": 20, "history_length": 10, "min_history": 3},
     "agent": {"weigh_evidence": False, "engine": "own", "vllm": {
         "mode": "colocate", "gpu_memory_utilization": 0.3, "tensor_parallel_size": 1, "enable_sleep_mode": False,
@@ -55,7 +60,7 @@ def test_every_profile_has_nanos_settings_of_nanos_types(name, budget, monkeypat
 
 
 def test_the_profiles_are_those_that_the_readme_names():
-    assert profile_names() == ["consumer24", "nano", "paper", "smol", "t4"]
+    assert profile_names() == ["consumer24", "nano", "paper", "qwen3-0.6b", "smol", "smol-360m", "t4"]
     assert "warm_start" in load_profile("smol") and load_profile("smol")["warm_start"]["steps"]
 
 
@@ -312,6 +317,14 @@ def test_a_file_may_be_based_on_another_profile_and_need_no_suffix(tmp_path, mon
     monkeypatch.setenv("AGENTICREC_BUDGET", "short")
     assert load_profile(str(path)) == load_profile("t4", **{"rta.steps": 2})
     assert load_profile(str(path), **{"rta.steps": 3})["rta"]["steps"] == 3
+
+
+def test_a_shipped_profile_may_be_based_on_another():
+    for name, base in (("qwen3-0.6b", "t4"), ("smol-360m", "smol")):
+        given, theirs = load_profile(name), load_profile(base)
+        assert given["policy"].pop("id") != theirs["policy"].pop("id")
+        del given["policy"]["revision"], theirs["policy"]["revision"]
+        assert given == theirs
 
 
 def test_the_name_of_a_shipped_profile_is_never_a_file(tmp_path, monkeypatch):

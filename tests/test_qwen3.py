@@ -1,7 +1,9 @@
 """The Qwen3 profiles on a CPU: real architecture, template, special tokens and vocabulary size; random weights."""
 
 import base64
+import json
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,6 +24,8 @@ from agenticrec_lite.data.cache import cache_folder
 from agenticrec_lite.policy import load_policy
 from agenticrec_lite.profiles import load_profile
 from agenticrec_lite.rewards import listwise_reward
+from agenticrec_lite.tools import TOOLS
+from agenticrec_lite.tools.registry import PAPER_TOOLS, schema
 from agenticrec_lite.training import grpo
 from agenticrec_lite.training.grpo import ListwiseGRPOTrainer
 
@@ -44,7 +48,10 @@ TEMPLATES = {
 }
 WHEEL = "dashscope==2.0.2"  # carries the ranks of Qwen's BPE, the same from Qwen to Qwen3
 THINK = "<think>\nI ask.\n</think>\n\n"
-CALL = THINK + '<tool_call>\n{"name": "get_similar_users", "arguments": {}}\n</tool_call>'
+EMPTY = "<think>\n\n</think>\n\n"  # what Qwen3's template puts before a turn when thinking is off
+ASSISTANT = "<|im_start|>assistant\n"
+PLAIN_CALL = '<tool_call>\n{"name": "get_similar_users", "arguments": {}}\n</tool_call>'
+CALL = THINK + PLAIN_CALL
 POSITIVE = 7
 
 
@@ -141,25 +148,83 @@ def test_special_tokens_have_qwens_ids(tokenizer):
     assert tokenizer.eos_token_id == 151_645 and len(tokenizer) == 151_669
 
 
+def without_thoughts(text: str, template: str) -> str:
+    """A conversation as rendered, with the empty block before each turn; the template keeps it before the last one."""
+    text = text.replace(ASSISTANT, ASSISTANT + EMPTY) if template == "t4" else text
+    return text.replace(EMPTY + EMPTY, EMPTY)
+
+
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_a_trajectory_is_token_for_token_the_templates_rendering(tokenizer, context, template):
-    """Mask exactness: nothing between the turns is added, lost or split into other tokens."""
+@pytest.mark.parametrize("tools", ["words", "schemas"])
+@pytest.mark.parametrize("thought", [THINK, ""])
+def test_a_trajectory_is_token_for_token_the_templates_rendering(tokenizer, context, template, tools, thought):
+    """Mask exactness: nothing between the turns is added, lost or split into other tokens.
+
+    The policy's own thoughts are its tokens; the empty block of a template whose thinking is off is not.
+    """
     tokenizer.chat_template = TEMPLATES[template]
-    chat = ChatFormat.of(tokenizer)
-    turns = [CALL, CALL.replace("get_similar_users", "get_user_profile"), THINK + ranked(3)]
+    chat = ChatFormat.of(tokenizer, tools=tools)
+    other = PLAIN_CALL.replace("get_similar_users", "get_user_profile")
+    turns = [thought + text for text in (PLAIN_CALL, other, ranked(3))]
     played = run_script(turns, context, chat, "rank", chat.prompt_ids(context))
     assert played.outcome == "answered" and played.n_calls == 2
     seen = [step.text for step in played.steps if step.kind == "observation"]
     messages = [
-        {"role": "system", "content": system_prompt(False)}, {"role": "user", "content": task_prompt(context)},
+        {"role": "system", "content": system_prompt(False, schemas=tools == "schemas")},
+        {"role": "user", "content": task_prompt(context)},
         {"role": "assistant", "content": turns[0]}, {"role": "tool", "content": seen[0]},
         {"role": "assistant", "content": turns[1]}, {"role": "tool", "content": seen[1]},
         {"role": "assistant", "content": turns[2]},
     ]  # fmt: skip
-    text = tokenizer.apply_chat_template(messages, tokenize=False)
+    handed = [schema(tool) for tool in TOOLS.values()] if tools == "schemas" else None
+    text = without_thoughts(tokenizer.apply_chat_template(messages, tools=handed, tokenize=False), template)
     assert played.prompt_ids + played.completion_ids + chat.tokenizer.encode("\n") == tokenizer.encode(text)
     written = [i for i, mine in zip(played.completion_ids, played.action_mask, strict=True) if mine]
     assert tokenizer.decode(written) == "".join(f"{turn}<|im_end|>" for turn in turns)
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_thinking_is_off_where_the_template_knows_the_switch(tokenizer, context, template):
+    """As the template itself does it, before the first turn and before each further one."""
+    tokenizer.chat_template = TEMPLATES[template]
+    chat = ChatFormat.of(tokenizer)
+    begin = ASSISTANT + (EMPTY if template == "t4" else "")
+    assert tokenizer.decode(chat.prompt_ids(context)).endswith(begin) and chat.observation_suffix.endswith(begin)
+    assert EMPTY not in chat.observation_prefix
+
+
+def test_where_there_is_no_switch_thoughts_are_counted_and_cut(checkpoint, context):
+    """A policy that goes on thinking: the turn ends at its limit, all its tokens are its own, and it is not valid."""
+    policy = load_policy(policy_settings(checkpoint, quantize="none"))
+    policy.tokenizer.chat_template = TEMPLATES["consumer24"]
+    chat = ChatFormat.of_policy(policy)
+    thoughts = iter(chat.turn_ids("<think>" + "I think of it. " * 40))
+
+    class Thinking(Sampling):
+        def choose(self, logits, drawn=None):
+            token = torch.full((len(logits),), next(thoughts))
+            return token, logits.log_softmax(-1).gather(1, token[:, None])[:, 0]
+
+    group = Group("q", chat.prompt_ids(context), [RankingEnvironment(context)])
+    (played,) = rollout(policy.model, chat, [group], Thinking(1.0, 24, 512, 1))
+    assert played.outcome == "length" and played.action_mask == [1] * 24
+    assert played.steps[-1].text.startswith("<think>I think of it.")
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_tools_are_schemas_where_the_template_takes_them_and_words_where_not(tokenizer, context, template):
+    tokenizer.chat_template = TEMPLATES[template]
+    words, schemas = (ChatFormat.of(tokenizer, tools=tools) for tools in ("words", "schemas"))
+    assert (words.schemas, schemas.schemas) == (False, True)
+    for mine in (TOOLS, PAPER_TOOLS):
+        asked = replace(context, tools=mine)
+        spoken, handed = (tokenizer.decode(chat.prompt_ids(asked)) for chat in (words, schemas))
+        listed = handed[handed.index("<tools>\n") + 8 : handed.index("\n</tools>")].splitlines()
+        assert [json.loads(line)["function"]["name"] for line in listed] == [*mine]
+        assert all(spoken.count(f"\n{name}(") == 1 and f"\n{name}(" not in handed for name in mine)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
+    plain = [ChatFormat.of(tokenizer, tools=tools) for tools in ("words", "schemas")]
+    assert not plain[1].schemas and plain[0].prompt_ids(context) == plain[1].prompt_ids(context)
 
 
 @pytest.mark.parametrize("text", ["A full stop.", "no stop", "two newlines\n\n", "]", "tail \n", "", "»…", "‹x›"])
@@ -167,7 +232,9 @@ def test_an_observation_is_encoded_as_the_template_would_be(tokenizer, text):
     chat = ChatFormat.of(tokenizer)
     messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "x"}]
     messages += [{"role": "tool", "content": text}]
-    rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    rendered = tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
+    )
     before = tokenizer.encode(rendered[: rendered.index("x<|im_end|>") + len("x<|im_end|>")])
     assert before + chat.observation_ids(text) == tokenizer.encode(rendered)
 

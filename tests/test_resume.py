@@ -174,6 +174,7 @@ class Stage:
             settings = STEPS | {"save_every": self.save_every}
             profile = {"policy": {}, "agent": AGENT, "rta": settings, "tracking": OFF}
             opened = Experiment(None, profile, 0, run, Extensions(reward=self.reward))
+            opened.test = opened.test_contexts = []  # no task is followed through the training
             train(opened, "rta", questions, self.watch)
 
     def rollout(self, model, chat, groups, sampling, generator=None):

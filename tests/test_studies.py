@@ -9,21 +9,24 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from transformers import AutoTokenizer
 
+from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.protocol import write_answer, write_call
 from agenticrec_lite.agent.teacher import run_script
-from agenticrec_lite.agent.trajectory import Trajectory
+from agenticrec_lite.agent.trajectory import Step, Trajectory
 from agenticrec_lite.data import RankingTask, build_tasks, load_dataset, temporal_split
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.evaluation.metrics import paired_difference, summarize
 from agenticrec_lite.paper import claims
 from agenticrec_lite.policy import NANO
+from agenticrec_lite.profiles import load_profile
 from agenticrec_lite.report import ablations, collect, full_report, pool, with_reasoning
 from agenticrec_lite.rewards import group_advantages, listwise_reward
 from agenticrec_lite.runs import open_run, read_config, read_metrics, read_trajectories
 from agenticrec_lite.tools import TOOLS, Evidence, ItemCard, TaskContext, call_tool
 from agenticrec_lite.training.mining import HardNegative
-from studies import changes, evidence, proposition1, proposition2, remaining, sft, tables, zero_shot
+from studies import changes, evidence, proposition1, proposition2, remaining, sft, tables, tool_words, zero_shot
 from studies.run import run_variant
 from studies.variants import TIERS, VARIANTS, any_negative, hardest_negative
 
@@ -70,6 +73,48 @@ def test_a_liar_hands_out_the_scores_in_another_order(context):
     liar = changes.Liar(context.collaborative, order)
     assert liar.similar_users().scores.tolist() == order.tolist()  # the fixture's scores are 0..19
     assert (liar.similar_items(None).scores == context.collaborative.similar_items(None).scores).all()
+
+
+def test_turns_are_counted_as_the_protocol_sees_them(context):
+    call, answer = write_call("get_similar_users", {}, "I ask."), write_answer(list(range(1, 11)))
+    chat = ChatFormat.of(AutoTokenizer.from_pretrained(NANO), brief=True)
+    played = [run_script(turns, context, chat) for turns in ([call, answer], ["words"], [call, write_answer([1])])]
+    assert tool_words.turns_of(played) == (5, 3)
+    cut = Trajectory("t", 0, "rank", [], steps=[Step("call", "x"), Step("invalid", "")])  # no room for an observation
+    assert tool_words.turns_of([cut]) == (1, 1)
+
+
+def test_tools_in_words_and_as_schemas_are_compared_on_the_same_tasks(tiny, context, tmp_path, monkeypatch):
+    """A template that takes tools: two rows each way. One that takes none is told in words both times, alike."""
+    monkeypatch.setattr(tool_words, "real_tasks", lambda n: [context] * n)
+    takes = "{{ tools | map(attribute='function') | map(attribute='name') | join(' ') if tools }}"
+    template = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
+    rows = {}
+    for name, begin in (("takes", takes), ("does not", "")):
+        folder = tmp_path / name
+        tiny[0].save_pretrained(folder)
+        tiny[1].tokenizer.save_pretrained(folder)
+        (folder / "x.jinja").write_text(begin + template)
+        changes = {"policy.id": str(folder), "policy.chat_template": str(folder / "x.jinja")}
+        profile = load_profile("nano", **changes, **{"agent.max_turn_tokens": 4})
+        monkeypatch.setattr(tool_words, "profile_of", lambda policy, profile=profile: profile)
+        tool_words.main(str(folder / "table.json"), str(folder), "2")
+        rows[name] = tables.rows(folder / "table.json")
+    assert [row["told"] for row in rows["takes"]] == ["words", "words", "schemas", "schemas"]
+    assert [row["told"] for row in rows["does not"]] == ["words"] * 4
+    told = [{key: value for key, value in row.items() if key != "asked"} for row in rows["does not"]]
+    assert told[:2] == told[2:] and rows["takes"][0]["prompt tokens"] != rows["takes"][2]["prompt tokens"]
+    assert all(row["valid turns"] == row["valid trajectories"] == 0 and row["turns"] == 2 for row in told)
+    assert all(0 < row["tokens a turn"] <= 4 for row in told)
+
+
+def test_a_policy_of_the_study_is_a_profile_or_a_folder():
+    assert tool_words.profile_of("t4") == load_profile("t4")
+    there = tool_words.profile_of("runs/model@t4")
+    assert there == load_profile("t4", **{"policy.id": "runs/model"})
+    assert tool_words.profile_of("runs/model")["policy"] == (
+        load_profile("nano")["policy"] | {"id": "runs/model", "brief": False}
+    )
 
 
 def test_lies_are_told_in_a_share_of_the_tasks():

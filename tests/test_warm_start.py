@@ -6,16 +6,20 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from test_extensions import SHORT, shop
 
 from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.record import weights_of
 from agenticrec_lite.agent.scoring import action_logprobs
+from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.experiment.experiment import Experiment
+from agenticrec_lite.experiment.results import results_table
+from agenticrec_lite.experiment.stages import run_experiment, untrained
 from agenticrec_lite.experiment.warm_start import demonstrations, warm_start
 from agenticrec_lite.nano.worlds import random_world
 from agenticrec_lite.policy import load_policy
 from agenticrec_lite.profiles import load_profile
-from agenticrec_lite.runs import open_run, read_metrics
+from agenticrec_lite.runs import open_run, read_config, read_metrics
 from agenticrec_lite.training import sft
 from agenticrec_lite.training.sft import as_row
 
@@ -127,6 +131,45 @@ def test_the_loss_is_computed_in_the_precision_of_the_updates(experiment, chat, 
     monkeypatch.setattr(sft, "action_logprobs", scored)
     warm_start(experiment)
     assert seen == [torch.bfloat16]
+
+
+@pytest.mark.parametrize(("valid", "taken"), [(0, True), (7, True), (8, False), (16, False)])
+def test_needed_is_where_fewer_than_half_of_sixteen_sampled_trajectories_are_valid(valid, taken, experiment, capsys):
+    """Told in one sentence, played once a run, the share before and after in result.json."""
+    experiment.profile["warm_start"]["when"] = "needed"
+    asked = []
+
+    def play(tasks, contexts, temperature, policy):
+        asked.append((len(tasks), temperature, policy is experiment.policy))
+        outcomes = ["answered"] * (16 if len(asked) > 1 else valid) + ["bad_turn"] * 16
+        return [Trajectory(str(task), 0, "rank", [], outcome=outcome) for task, outcome in zip(tasks, outcomes)]
+
+    experiment.play = play
+    warm_start(experiment)
+    warm_start(experiment)
+    before, after = {"frozen": valid / 16}, {"warm_start": 1.0} if taken else {}
+    assert experiment.run.result["valid_sampled"] == before | after
+    assert asked == [(16, experiment.profile["rta"]["temperature"], True)] * (1 + taken)
+    assert experiment.run.done("warm_start") == taken == experiment.adapter("warm_start").exists()
+    said = f"untrained policy {valid / 16:.0%} are valid, so the warm start comes first: 2 supervised steps."
+    assert capsys.readouterr().out.count(said) == taken
+    assert (untrained(experiment) == "warm_start") == taken
+
+
+def test_a_run_says_that_it_needs_a_warm_start_and_shows_what_it_did(tiny, tmp_path, capsys):
+    """A policy that has learnt nothing: its row and the row after the warm start are in the table."""
+    tiny[0].save_pretrained(tmp_path / "model")
+    tiny[1].tokenizer.save_pretrained(tmp_path / "model")
+    changes = SHORT | {
+        "policy.id": str(tmp_path / "model"), "agent.max_turn_tokens": 12, "warm_start.steps": 1,
+        "warm_start.when": "needed", "warm_start.batch": 2, "warm_start.micro_batch": 2,
+    }  # fmt: skip
+    result = run_experiment(shop(), "nano", 0, tmp_path / "run", changes)
+    assert "of the untrained policy 0% are valid, so the warm start comes first" in capsys.readouterr().out
+    assert result["valid_sampled"] == {"frozen": 0.0, "warm_start": 0.0}
+    with open_run(tmp_path / "run", read_config(tmp_path / "run")) as run:
+        table = results_table(run)
+    assert list(table.loc[["frozen", "warm_start"], "valid"]) == ["0.0%", "0.0%"]
 
 
 def test_a_profile_without_a_warm_start_leaves_nothing(experiment):

@@ -8,25 +8,26 @@ from jinja2 import TemplateError
 from agenticrec_lite.agent.protocol import TOP, write_answer, write_call
 from agenticrec_lite.errors import UserError, first_line
 from agenticrec_lite.tools import TOOLS, TaskContext, tools_of
-from agenticrec_lite.tools.registry import parameters, summary
+from agenticrec_lite.tools.registry import parameters, schema, summary
 from agenticrec_lite.tools.text import escape
 
 _MARK = "\u241e"  # stands for a turn or an observation while a template is taken apart
 
 
-def system_prompt(brief: bool, tools: Mapping[str, Callable[..., str]] = TOOLS) -> str:
+def system_prompt(brief: bool, tools: Mapping[str, Callable[..., str]] = TOOLS, schemas: bool = False) -> str:
     """The rules of the game.
 
     Args:
         brief: One line a tool (nano), instead of one with its whole summary.
         tools: By name.
+        schemas: The chat template lists the tools itself, so they are not listed here.
     """
-    listed = "\n".join(
-        f"{name}({', '.join(parameters(tool))})" + ("" if brief else f": {summary(tool)}")
+    listed = "" if schemas else "\nTools:" + "".join(
+        f"\n{name}({', '.join(parameters(tool))})" + ("" if brief else f": {summary(tool)}")
         for name, tool in tools.items()
-    )
+    )  # fmt: skip
     if brief:
-        return f"Tools:\n{listed}"
+        return listed.strip()
     name, argument = next(
         ((name, next(iter(parameters(tool)))) for name, tool in tools.items() if parameters(tool)),
         (next(iter(tools)), None),
@@ -35,7 +36,7 @@ def system_prompt(brief: bool, tools: Mapping[str, Callable[..., str]] = TOOLS) 
         "You are a recommender agent. Think, call tools to gather evidence, then answer.\n"
         "A turn is <think>your thoughts</think> followed by one tool call, for example\n"
         f"{write_call(name, {argument: 'h1'} if argument else {})}\n"
-        f"or by the answer. You may call at most 10 tools.\nTools:\n{listed}"
+        f"or by the answer. You may call at most 10 tools.{listed}"
     )
 
 
@@ -59,12 +60,17 @@ def task_prompt(context: TaskContext, kind: str = "rank") -> str:
 class ChatFormat:
     """A tokenizer's own chat template, taken apart once into the pieces that rollouts need.
 
+    Thinking is switched off where the template knows the switch (`enable_thinking`, as Qwen3's does). The empty block
+    of thoughts that Qwen3's then puts before each turn is a part of the prompt and of `observation_suffix`, never of
+    the policy's turn; what the policy thinks in its turn all the same is its own.
+
     Attributes:
         tokenizer: With a chat template that knows the role "tool".
         brief: Whether the system prompt is the short one.
         observation_prefix, observation_suffix: Text around an observation, after the policy's end of turn and up to
             the place where the policy goes on.
         end_of_turn: The token with which the policy ends each turn.
+        schemas: Whether the template gets the tools as JSON schemas, and the system prompt does not list them.
     """
 
     tokenizer: object
@@ -72,10 +78,21 @@ class ChatFormat:
     observation_prefix: str
     observation_suffix: str
     end_of_turn: int
+    schemas: bool = False
 
     @classmethod
-    def of(cls, tokenizer, brief: bool = False) -> "ChatFormat":
+    def of_policy(cls, policy) -> "ChatFormat":
+        """The format of a policy.Policy, as its settings say."""
+        return cls.of(policy.tokenizer, policy.brief, policy.tools)
+
+    @classmethod
+    def of(cls, tokenizer, brief: bool = False, tools: str = "words") -> "ChatFormat":
         """Take a tokenizer's template apart.
+
+        Args:
+            tokenizer: With a chat template.
+            brief: Whether the system prompt is the short one.
+            tools: "words" lists the tools in the system prompt; "schemas" hands them to the template, if it takes any.
 
         Raises:
             UserError: There is no template, or it does not take these roles; it does not end a turn with the
@@ -89,8 +106,9 @@ class ChatFormat:
             {"role": "tool", "content": _MARK},
         ]
         try:
-            text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-            _, between, after = text.split(_MARK)
+            text = _rendered(tokenizer, turns)
+            with_tools = _rendered(tokenizer, turns, TOOLS) if tools == "schemas" else text
+            _, between, after = with_tools.split(_MARK)
         except (ValueError, TemplateError) as error:
             raise UserError(
                 f"The policy's chat template cannot be used ({first_line(error)}); set policy.chat_template to a file "
@@ -108,13 +126,14 @@ class ChatFormat:
                 f"The policy's tokenizer has the special token {spelt[0]!r}, which an item's title could spell; take a "
                 "model whose special tokens are made of <, > or |."
             )
-        return cls(tokenizer, brief, between.removeprefix(end), after, tokenizer.eos_token_id)
+        return cls(tokenizer, brief, between.removeprefix(end), after, tokenizer.eos_token_id, with_tools != text)
 
     def prompt_ids(self, context: TaskContext, kind: str = "rank") -> list[int]:
         """Token ids of a task's prompt, up to the place where the policy begins."""
-        system, user = system_prompt(self.brief, tools_of(context)), task_prompt(context, kind)
+        tools = tools_of(context)
+        system, user = system_prompt(self.brief, tools, self.schemas), task_prompt(context, kind)
         messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = _rendered(self.tokenizer, messages, tools if self.schemas else None)
         return self.tokenizer.encode(text, add_special_tokens=False)
 
     def turn_ids(self, text: str) -> list[int]:
@@ -132,3 +151,14 @@ class ChatFormat:
         """Text of a turn without its end-of-turn token, special tokens of the protocol kept."""
         ended = ids[-1:] == [self.end_of_turn]
         return self.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=False)
+
+
+def _rendered(tokenizer, messages: list[dict], tools: Mapping[str, Callable[..., str]] | None = None) -> str:
+    """Messages by a chat template, up to the place where the policy goes on, without thoughts that it did not ask for.
+
+    A template that does not know a variable, such as `enable_thinking` or `tools`, leaves it aside.
+    """
+    schemas = [schema(tool) for tool in tools.values()] if tools else None
+    return tokenizer.apply_chat_template(
+        messages, tools=schemas, tokenize=False, add_generation_prompt=True, enable_thinking=False
+    )

@@ -18,7 +18,7 @@ from agenticrec_lite.agent.environment import RankingEnvironment
 from agenticrec_lite.agent.episodes import Group, Sampling, enough_memory
 from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.trajectory import Trajectory
-from agenticrec_lite.policy import base_model, merged
+from agenticrec_lite.policy import autocast, base_model, merged
 from agenticrec_lite.runs import threads
 
 LOOK_EVERY = {"cpu": 1, "cuda": 8}  # tokens: how often it is asked which rows have ended; to ask makes a GPU wait
@@ -229,7 +229,7 @@ def rollout(
     bar = tqdm(total=sum(len(g.environments) for g in groups), desc=progress, disable=progress is None, leave=False)
     merging = merged(model) if sampling.merge else nullcontext()
     try:
-        with enough_memory("rollouts", MEMORY_SETTINGS), threads.chosen(), bar, merging:
+        with enough_memory("rollouts", MEMORY_SETTINGS), threads.chosen(), bar, merging, autocast(model):
             while batch.rows or waiting:
                 if admitted := _fitting(waiting, sampling.batch_rows, len(batch.rows)):
                     batch.admit(admitted)

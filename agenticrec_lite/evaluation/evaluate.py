@@ -57,7 +57,7 @@ def play_tasks(
         generator: For temperatures above 0.
         progress: Title of a progress bar.
     """
-    chat = ChatFormat.of(policy.tokenizer, policy.brief)
+    chat = ChatFormat.of_policy(policy)
     groups = [
         Group(task.task_id, chat.prompt_ids(context), [RankingEnvironment(context, max_calls=max_calls)])
         for task, context in list(zip(tasks, contexts, strict=True))[processes.share(len(tasks))]

@@ -14,7 +14,7 @@ from agenticrec_lite.agent.rollout import rollout
 from agenticrec_lite.agent.scoring import pad, predictor_states, token_logprobs
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.evaluation.metrics import user_bootstrap
-from agenticrec_lite.policy import Policy, base_model, merged
+from agenticrec_lite.policy import Policy, autocast, base_model, merged
 from agenticrec_lite.rewards import pairwise_reward
 from agenticrec_lite.tools import TaskContext
 from agenticrec_lite.training.mining import HardNegative
@@ -40,7 +40,7 @@ def ask(policy: Policy, questions: Sequence[Question], agent: dict) -> list[Traj
         questions: Pair-wise ones.
         agent: The profile's `agent` section.
     """
-    chat = ChatFormat.of(policy.tokenizer, policy.brief)
+    chat = ChatFormat.of_policy(policy)
     groups = [question.group(chat, 1, agent["max_calls"]) for question in questions]
     played = rollout(policy.model, chat, groups, Sampling.of(agent, 0.0))
     for trajectory, question in zip(played, questions, strict=True):
@@ -55,11 +55,11 @@ def letter_log_odds(policy: Policy, trajectories: Sequence[Trajectory], batch_ro
     All that the trajectory wrote and read before its answer stands before the letter. If it answered with a list, the
     letter is what it would have written had it been held to the format.
     """
-    chat = ChatFormat.of(policy.tokenizer, policy.brief)
+    chat = ChatFormat.of_policy(policy)
     forced = {i: found for i, t in enumerate(trajectories) if (found := _before_the_letter(t, chat))}
     odds, rows = np.full(len(trajectories), np.nan), sorted(forced, key=lambda i: len(forced[i][0]))
     policy.model.eval()
-    with merged(base_model(policy.model)):
+    with merged(base_model(policy.model)), autocast(policy.model):
         for some in (rows[start : start + batch_rows] for start in range(0, len(rows), batch_rows)):
             odds[some] = _log_odds(policy.model, [forced[i] for i in some])
     return odds

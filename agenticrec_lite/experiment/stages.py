@@ -12,7 +12,7 @@ from agenticrec_lite.evaluation import evaluate
 from agenticrec_lite.experiment.baselines import evaluate_baselines
 from agenticrec_lite.experiment.experiment import FROZEN, Experiment, start
 from agenticrec_lite.experiment.results import figures_again, finish, record, result_metrics
-from agenticrec_lite.experiment.warm_start import warm_start
+from agenticrec_lite.experiment.warm_start import wanted, warm_start
 from agenticrec_lite.policy import Policy
 from agenticrec_lite.runs import processes
 from agenticrec_lite.training.checkpoint import Checkpoints
@@ -89,11 +89,11 @@ def evaluate_untrained(experiment: Experiment, name: str) -> None:
 
 def untrained(experiment: Experiment) -> str:
     """The method that stands for the policy before RL."""
-    return "warm_start" if experiment.profile["warm_start"]["steps"] else FROZEN
+    return "warm_start" if experiment.run.done("warm_start") or wanted(experiment) else FROZEN
 
 
 def evaluate_frozen(experiment: Experiment) -> None:
-    """The untrained policy; and, if the profile has a warm start, the policy after it."""
+    """The untrained policy; and, if the run has a warm start, the policy after it."""
     evaluate_untrained(experiment, FROZEN)
     if untrained(experiment) == "warm_start":
         warm_start(experiment)

@@ -132,7 +132,8 @@ def _read_shipped(name: str, file: str = "") -> dict[str, Any]:
     if name not in profile_names():
         place = f" in {file}" if file else ""
         raise UserError(f"Unknown profile {name!r}{place}; the known ones are: {', '.join(profile_names())}.")
-    return yaml.load(files(__name__).joinpath(f"{name}.yaml").read_text(encoding="utf-8"), Loader=_Loader)
+    settings = yaml.load(files(__name__).joinpath(f"{name}.yaml").read_text(encoding="utf-8"), Loader=_Loader)
+    return _lay_over(_read_shipped(settings.pop("based_on")), settings) if "based_on" in settings else settings
 
 
 def _read_own(path: Path) -> dict[str, Any]:

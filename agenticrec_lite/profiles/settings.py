@@ -41,7 +41,13 @@ class PolicySettings(Section):
     )
     revision: str = Field("main", description="of a model on the hub: a branch or a commit")
     brief: bool = Field(description="whether the system prompt lists each tool in one line, without explanations")
-    chat_template: str = Field("own", description="own is the tokenizer's; or a file with another one, in Jinja")
+    chat_template: str = Field(
+        "own",
+        description="own is the tokenizer's; or a file with another one, in Jinja; its enable_thinking is set to false",
+    )
+    tools: Literal["words", "schemas"] = Field(
+        "words", description="tools in the system prompt's words, or as JSON schemas if the chat template takes them"
+    )
     quantize: Literal["nf4", "none"] = Field(description="how the frozen weights are stored: nf4 is four bits")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(description="what the policy computes in")
     lora: Lora = Field(description="the adapter, which is all that is trained")
@@ -53,6 +59,10 @@ class PolicySettings(Section):
 
 class WarmStart(Section):
     steps: CountOrZero = Field(0, description="training steps; 0 leaves the warm start out")
+    when: Literal["always", "needed"] = Field(
+        "always",
+        description="needed: only if fewer than half of 16 sampled trajectories of the untrained policy are valid",
+    )
     batch: Count = Field(8, description="trajectories a step")
     micro_batch: Count = Field(
         8, description="trajectories in one forward and backward pass; batch is a multiple of it"
@@ -90,7 +100,9 @@ class Agent(Section):
         False, description="whether there is the tool that adds up lists by weights; the paper has none"
     )
     max_calls: CountOrZero = Field(description="tool calls a trajectory; one more is an invalid outcome")
-    max_turn_tokens: Count = Field(description="longest turn of the policy, in tokens")
+    max_turn_tokens: Count = Field(
+        description="longest turn of the policy, in tokens, thoughts counted; a longer one is cut, and ends as invalid"
+    )
     max_completion_tokens: Count = Field(
         description="longest trajectory that goes on, observations included; a last turn may go beyond it"
     )

@@ -3,6 +3,7 @@
 import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import get_args
 
 from agenticrec_lite.errors import UserError
@@ -48,11 +49,17 @@ def summary(tool: Tool) -> str:
     return inspect.getdoc(tool).split("\n\n")[0].replace("\n", " ")
 
 
+@cache
 def schema(tool: Tool) -> dict:
-    """A tool's JSON schema (OpenAI function form, which chat templates take), from signature and docstring."""
+    """A tool's JSON schema (OpenAI function form, which chat templates take), from signature and docstring.
+
+    Of the docstring it has the summary and the arguments: what else stands there is not for the policy.
+    """
     from transformers.utils import get_json_schema  # slow to import
 
-    return get_json_schema(as_method(tool))
+    found = get_json_schema(as_method(tool))
+    found["function"]["description"] = summary(tool)
+    return found
 
 
 def as_method(tool: Tool) -> Callable[..., str]:

@@ -86,7 +86,7 @@ class ListwiseGRPOTrainer(GRPOTrainer):
         self.questions = {question.task_id: question for question in questions}
         self.tool_names = list(dict.fromkeys(name for q in questions for name in tools_of(q.context)))
         self.reward, self.agent, self.run, self.stage, self.seed = reward, agent, run, stage, seed
-        self.chat = ChatFormat.of(policy.tokenizer, policy.brief)
+        self.chat = ChatFormat.of_policy(policy)
         self.sampling = sampling or Sampling.of(agent, settings["temperature"])
         self.trajectories, self.history = [], checkpoints.history if checkpoints else []
         about = {"desc": stage.upper(), "unit": "step", "disable": not processes.is_main()}

@@ -6,6 +6,9 @@ an environment nothing else of what the policy writes.
 
     GRPOTrainer(model, train_dataset=Dataset.from_list([row(question) for question in questions]),
                 environment_factory=environment_factory(questions), args=...)
+
+trl applies the chat template here; `chat_template_kwargs={"enable_thinking": False}` in its arguments switches off
+thinking.
 """
 
 import inspect
