@@ -75,6 +75,7 @@ def deviations(config: Mapping, result: Mapping) -> list[str]:
         (True, "Only a LoRA adapter is trained; the paper mentions none."),
         (policy["quantize"] == "nf4", "The base is quantised to NF4."),
         (warm, f"{warm} supervised steps on scripted trajectories come first: the model does not speak the protocol."),
+        (config["rta"]["scale_rewards"] != "none", "Advantages of stage 1 are divided by their group's deviation."),
         (config["ppr"]["rehearse"], "In PPR, each pair's ranking task stays among the questions."),
     ]
     return [text for holds, text in found if holds]

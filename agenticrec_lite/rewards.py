@@ -75,3 +75,17 @@ def group_advantages(rewards: Sequence[float], group_size: int) -> tuple[np.ndar
     advantages = groups - groups.mean(axis=1, keepdims=True)
     advantages[dropped] = 0.0
     return advantages.ravel(), dropped
+
+
+def standardised_advantages(rewards: Sequence[float], group_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Advantage (R - mean) / (standard deviation + 1e-4), as in GRPO (Shao et al. 2024), same groups dropped.
+
+    Every task then counts alike, however much its rewards differ; the expected gradient is no longer that of the mean
+    reward. Arguments and results as of `group_advantages`.
+    """
+    advantages, dropped = group_advantages(rewards, group_size)
+    spread = np.reshape(rewards, (-1, group_size)).std(1, ddof=1)
+    return advantages / np.repeat(spread + 1e-4, group_size), dropped
+
+
+ADVANTAGES = {"none": group_advantages, "group": standardised_advantages}  # by the setting scale_rewards

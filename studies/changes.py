@@ -11,7 +11,7 @@ from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.data import InteractionLog, temporal_split
 from agenticrec_lite.data.tasks import Pool, RankingTask, random_candidates
 from agenticrec_lite.experiment.extensions import EvidenceSource
-from agenticrec_lite.rewards import MISSED, TOP_BONUS, group_advantages, listwise_reward
+from agenticrec_lite.rewards import MISSED, TOP_BONUS, listwise_reward
 from agenticrec_lite.tools import TOOLS, Evidence, TaskContext, ToolError
 from agenticrec_lite.tools.toolbox import Toolbox
 
@@ -29,13 +29,6 @@ def at_random(trajectory: Trajectory, positive: int) -> float:
     """
     drawn = zlib.crc32(repr((trajectory.task_id, trajectory.completion_ids)).encode()) / 2**32
     return MISSED + (1 - MISSED) * drawn
-
-
-def standardised_advantages(rewards: Sequence[float], group_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """GRPO's own: (R - mean) / (standard deviation + 1e-4), groups of negative rewards dropped as in the paper."""
-    advantages, dropped = group_advantages(rewards, group_size)
-    spread = np.reshape(rewards, (-1, group_size)).std(1, ddof=1)
-    return advantages / np.repeat(spread + 1e-4, group_size), dropped
 
 
 def undropped_advantages(rewards: Sequence[float], group_size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -30,10 +30,10 @@ from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.experiment.experiment import Experiment
 from agenticrec_lite.experiment.shipped import borrow
 from agenticrec_lite.policy import Policy, load_policy
-from agenticrec_lite.rewards import group_advantages, listwise_reward
+from agenticrec_lite.rewards import group_advantages, listwise_reward, standardised_advantages
 from agenticrec_lite.training.grpo import ListwiseGRPOTrainer
 from studies import tables
-from studies.changes import standardised_advantages, undropped_advantages
+from studies.changes import undropped_advantages
 
 TASKS, COPIES, STEP = 64, 16, 0.02  # STEP: of the central difference, along a direction of unit length
 GROUPS = (2, 4, 8, 16)

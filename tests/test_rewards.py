@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.evaluation.metrics import ndcg
-from agenticrec_lite.rewards import group_advantages, listwise_reward, ndcg_at_10, pairwise_reward, refinement_reward
+from agenticrec_lite.rewards import (
+    group_advantages,
+    listwise_reward,
+    ndcg_at_10,
+    pairwise_reward,
+    refinement_reward,
+    standardised_advantages,
+)
 from agenticrec_lite.training.mining import violation_pool
 
 TEN = [8, 3, 15, 1, 2, 4, 5, 6, 7, 9]
@@ -62,6 +69,14 @@ def test_a_group_of_negative_rewards_is_dropped_even_if_it_mixes_them():
     advantages, dropped = group_advantages([-0.5, -1.0, -1.0, -1.0, 0.0, -1.0, -1.0, -1.0], 4)
     assert dropped.tolist() == [True, False]
     assert advantages == pytest.approx([0, 0, 0, 0, 0.75, -0.25, -0.25, -0.25])
+
+
+def test_standardised_advantages_are_those_of_a_group_over_its_standard_deviation():
+    rewards = [1.1, 0.5, -0.5, -0.5, -1.0, -0.5, -0.5, -0.5, 0.3, 0.3, 0.3, 0.3]
+    plain, dropped = group_advantages(rewards, 4)
+    scaled, same = standardised_advantages(rewards, 4)
+    assert scaled[:4] == pytest.approx(plain[:4] / (np.std(rewards[:4], ddof=1) + 1e-4))
+    assert dropped.tolist() == same.tolist() == [False, True, False] and not scaled[4:].any()
 
 
 @given(st.lists(st.floats(-1, 1.1), min_size=16, max_size=16))

@@ -124,3 +124,13 @@ def test_the_method_of_a_run_that_left_a_stage_out_in_one_seed_only(tmp_path):
                              metrics={name: summarize(ranks[name], ranks["user"]) for name in names})  # fmt: skip
     pooled = pool([tmp_path / "0", tmp_path / "1"])
     assert list(pooled["metrics"]) == ["rta"] and pooled["not_run"] == {"ppr": "seed 1: few"}
+
+
+@pytest.mark.parametrize("scale", ["none", "group"])
+def test_advantages_are_scaled_as_the_stage_says(scale, tmp_path):
+    with start(shop(), "nano", 0, tmp_path / "run", SHORT | {"rta.scale_rewards": scale}, reward=drawn).run as run:
+        stages.train_rta(start(shop(), "nano", 0, tmp_path / "run", SHORT | {"rta.scale_rewards": scale}, reward=drawn))
+    rows = pd.read_json(run.folder / "trajectories/rta.jsonl", lines=True)
+    spreads = rows.groupby(["step", "task_id"])[["reward", "advantage"]].std()
+    wanted = spreads.reward if scale == "none" else 1 + 0 * spreads.reward
+    np.testing.assert_allclose(spreads.advantage, wanted, rtol=0.02)

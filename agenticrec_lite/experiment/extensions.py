@@ -18,7 +18,7 @@ from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.data.tasks import RankingTask, random_candidates
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.recommenders import RECOMMENDERS, Recommender
-from agenticrec_lite.rewards import group_advantages, listwise_reward, pairwise_reward
+from agenticrec_lite.rewards import listwise_reward, pairwise_reward
 from agenticrec_lite.tools import TOOLS, TaskContext, check_tools
 from agenticrec_lite.tools.toolbox import Toolbox
 
@@ -39,7 +39,8 @@ class Extensions:
         tools: What the policy may call: typed functions with a docstring, (context, arguments) -> text.
         reward: Of stage 1, and of the rankings rehearsed in stage 2: (trajectory, positive's number) -> number.
         pair_reward: Of stage 2's pair questions: (trajectory, "A" or "B") -> number.
-        advantages: (rewards [n * G], G) -> advantages [n * G] and which groups are dropped [n].
+        advantages: (rewards [n * G], G) -> advantages [n * G] and which groups are dropped [n]; by default those of
+            the stage's setting `scale_rewards`.
         evidence: (log, rows to fit on, seed, neighbours=...) -> an EvidenceSource.
         candidates: (random generator, pool, n) -> n item codes in the order shown; see `data.tasks`.
         recommenders: Further baselines by name: classes with fit and score, made without arguments.
@@ -48,7 +49,7 @@ class Extensions:
     tools: Sequence[Callable[..., str]] = tuple(TOOLS.values())
     reward: Reward = listwise_reward
     pair_reward: Reward = pairwise_reward
-    advantages: Callable = group_advantages
+    advantages: Callable | None = None
     evidence: Callable[..., EvidenceSource] = Toolbox.fit
     candidates: Callable = random_candidates
     recommenders: Mapping[str, Callable[[], Recommender]] = field(default_factory=dict)
@@ -57,8 +58,9 @@ class Extensions:
         """Raises UserError if a part cannot be what it is meant to be."""
         check_tools(self.tools)
         for name in ("reward", "pair_reward", "advantages", "evidence", "candidates"):
-            if not callable(getattr(self, name)):
-                raise UserError(f"{name} must be a function, not {getattr(self, name)!r}.")
+            part = getattr(self, name)
+            if not callable(part) and (name, part) != ("advantages", None):
+                raise UserError(f"{name} must be a function, not {part!r}.")
         for name, kind in self.recommenders.items():
             if name in RECOMMENDERS or not name.isidentifier():
                 raise UserError(f"A recommender cannot be called {name!r}; take a new name of letters, such as mine.")
@@ -91,6 +93,8 @@ class Extensions:
 
 
 def _names(part: Any) -> Any:
+    if part is None:
+        return None
     if isinstance(part, Mapping):
         return {name: named(inner) for name, inner in part.items()}
     return [named(inner) for inner in part] if isinstance(part, Sequence) else named(part)

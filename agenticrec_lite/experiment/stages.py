@@ -14,6 +14,7 @@ from agenticrec_lite.experiment.experiment import FROZEN, Experiment, start
 from agenticrec_lite.experiment.results import figures_again, finish, record, result_metrics
 from agenticrec_lite.experiment.warm_start import wanted, warm_start
 from agenticrec_lite.policy import Policy
+from agenticrec_lite.rewards import ADVANTAGES
 from agenticrec_lite.runs import processes
 from agenticrec_lite.training.checkpoint import Checkpoints
 from agenticrec_lite.training.grpo import ListwiseGRPOTrainer
@@ -149,7 +150,8 @@ def train(
         experiment.begin_training(stage), questions[first:end], experiment.extensions.rewarded,
         {**settings, "steps": steps}, experiment.profile["agent"], run, stage, experiment.seed,
         experiment.scratch(stage, checkpoints.folder.name), watch, checkpoints,
-        experiment.profile["tracking"]["report_to"], experiment.extensions.advantages,
+        experiment.profile["tracking"]["report_to"],
+        experiment.extensions.advantages or ADVANTAGES[settings["scale_rewards"]],
     )  # fmt: skip
     with run.timer(stage), trainer.bar:
         trainer.train()

@@ -121,6 +121,9 @@ class Stage(Section):
     micro_groups: Count = Field(
         description="groups in one forward and backward pass of a process; tasks_per_step is a multiple of it"
     )
+    scale_rewards: Literal["none", "group"] = Field(
+        "none", description="group: advantages are divided by their group's standard deviation; none is the paper's"
+    )
     learning_rate: LearningRate = Field(description="at first, then down to 0 in a straight line")
     save_every: Count = Field(1, description="steps between two checkpoints")
     warmup_steps: CountOrZero = Field(description="steps in which the learning rate rises from 0")

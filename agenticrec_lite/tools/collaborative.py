@@ -1,7 +1,7 @@
 """Family 4, collaborative evidence: neighbours, and every candidate ordered by what the neighbours say.
 
 The paper's tools show neighbours only. With 20 random candidates a neighbour is almost never among them, so the
-evidence could not reach the answer; ordering the candidates as well is our deviation, listed in the README.
+evidence could not reach the answer; ordering the candidates as well is our deviation, listed in docs/deviations.md.
 """
 
 from agenticrec_lite.tools.context import Evidence, TaskContext
