@@ -256,3 +256,11 @@ def test_the_readme_is_one_page_and_leads_to_every_text():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.split()) <= 900
     assert not [path.name for path in TEXTS[1:] if path.name not in text]
+
+
+def test_the_results_in_the_readme_are_those_of_the_runs_that_ship(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / ".ci"))
+    from results import MARKS, section
+
+    shown = (ROOT / "README.md").read_text(encoding="utf-8").split(MARKS[0])[1].split(MARKS[1])[0]
+    assert shown == section(), "run .venv/bin/python .ci/results.py"
