@@ -167,12 +167,14 @@ def plan(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="E.g. --set rta.micro_groups=2; repeatable.")
     ] = None,
+    card: Annotated[str | None, typer.Option(help="Only on this GPU: T4, L4, RTX 4090, A100 or H200.")] = None,
 ) -> None:
-    """Estimate a profile's memory and time, and say whether this machine has what it needs; nothing is downloaded."""
+    """Estimate a profile's memory and time on each GPU, and whether this machine has what it needs, offline."""
     resolved = load_profile(profile, **dict(setting(text) for text in settings or []))
-    from agenticrec_lite.plan import check_hardware, plan_table
+    from agenticrec_lite.pace import plan_table
+    from agenticrec_lite.plan import check_hardware
 
-    typer.echo(plan_table(profile, resolved))
+    typer.echo(plan_table(profile, resolved, card))
     try:
         check_hardware(profile, resolved)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""What a profile will take, before anything is downloaded: memory part by part, time, and whether this machine has it.
+"""The memory that a profile will take, before anything is downloaded, part by part, and whether this machine has it.
 
 Everything here is estimated. Weights, adapter, optimiser and KV cache follow from the architecture. What a layer keeps
 for its backward pass was measured (bytes that autograd held, on layers of sixteen shapes each, fitted), and so were the
@@ -47,31 +47,6 @@ CPU_ENOUGH = 5e8  # parameters that a CPU may still train
 
 
 @dataclass(frozen=True)
-class Pace:
-    """The throughput model: what a trajectory is like, and tokens a second.
-
-    nano's was measured on one core; smol's on two without AVX-512, in its run (medians). For the GPUs it is a third of
-    the peak arithmetic, at six operations a parameter and token, and a decoding step of one millisecond a layer;
-    nothing of it was measured.
-
-    Attributes:
-        completion, written: Tokens of a trajectory after its prompt, and those of them that the policy writes.
-        trained, decoded: Tokens a second of updates and of rollouts.
-    """
-
-    completion: int
-    written: int
-    trained: float
-    decoded: float
-
-
-PACES = {
-    "nano": Pace(200, 70, 4300, 1600), "smol": Pace(250, 100, 200, 50), "t4": Pace(1000, 400, 1000, 250),
-    "consumer24": Pace(1200, 500, 1800, 220), "paper": Pace(2500, 1200, 20_000, 8000),
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
 class Architecture:
     """Sizes of a causal language model.
 
@@ -98,6 +73,11 @@ class Architecture:
     def matrices(self) -> int:
         """Parameters of all linear layers."""
         return sum(a * b for _, a, b in self.linears)
+
+    @property
+    def cached(self) -> int:
+        """Numbers that the KV cache holds of one token."""
+        return self.num_hidden_layers * 2 * self.num_key_value_heads * self.head_dim
 
     def adapter(self, lora: Mapping) -> int:
         """Parameters of a LoRA adapter."""
@@ -172,7 +152,7 @@ def architecture(model: str, revision: str = "main") -> Architecture | None:
 
 def needs_gpu(profile: Mapping) -> bool:
     """Whether its model is too large to be trained on a CPU, or in float16; not where its size is unknown."""
-    shape = _shape(profile)
+    shape = shape_of(profile)
     return shape is not None and (shape.matrices > CPU_ENOUGH or profile["policy"]["dtype"] == "float16")
 
 
@@ -181,26 +161,30 @@ def prompt_tokens(policy: Mapping) -> int:
     return PROMPT[policy["brief"]] + (SCHEMAS if policy["tools"] == "schemas" else 0)
 
 
-def _shape(profile: Mapping) -> Architecture | None:
+def shape_of(profile: Mapping) -> Architecture | None:
+    """Sizes of a profile's model; None where they are not known."""
     return architecture(profile["policy"]["id"], profile["policy"].get("revision", "main"))
 
 
-def plan(profile: Mapping, prompt: int | None = None, completion: int | None = None) -> dict[str, dict[str, float]]:
+def plan(
+    profile: Mapping, prompt: int | None = None, completion: int | None = None, gpu: bool | None = None
+) -> dict[str, dict[str, float]]:
     """Estimated memory of a profile's stage 1.
 
     Args:
         profile: Resolved settings.
         prompt: Tokens of a prompt; by default those of ml-100k.
         completion: Tokens of a trajectory after its prompt; by default of the longest.
+        gpu: Whether on a GPU; by default only what needs one.
 
     Returns:
         {"rollouts": {part: bytes}, "update": {part: bytes}}; the parts of each add up. Empty where the size of the
         model is not known.
     """
-    policy, stage, shape = profile["policy"], profile["rta"], _shape(profile)
+    policy, stage, shape = profile["policy"], profile["rta"], shape_of(profile)
     if shape is None:
         return {}
-    width, gpu = DTYPES[policy["dtype"]].itemsize, needs_gpu(profile)
+    width, gpu = DTYPES[policy["dtype"]].itemsize, needs_gpu(profile) if gpu is None else gpu
     prompt = prompt or prompt_tokens(policy)
     completion = completion or _longest(profile["agent"])
     trained = shape.adapter(policy["lora"])
@@ -227,8 +211,7 @@ def decoding(shape: Architecture, profile: Mapping, width: int, tokens: int) -> 
     """Bytes that rollouts take beside the weights, for trajectories of so many tokens, prompts included."""
     agent, stage = profile["agent"], profile["rta"]
     rows = min(agent["batch_rows"], stage["tasks_per_step"] * stage["group_size"])
-    keys = shape.num_hidden_layers * 2 * shape.num_key_value_heads * shape.head_dim * width  # of one token
-    cache = 1.5 * rows * -(-tokens // 256) * 256 * keys  # half of the rows are copied while they write on alone
+    cache = 1.5 * rows * -(-tokens // 256) * 256 * shape.cached * width  # half of the rows are copied, and go on alone
     parts = {"KV cache": cache, "logits": 4 * 4 * rows * shape.vocab_size}
     merges = agent["merge"] and profile["policy"]["dtype"] == "float32"  # see policy.merged
     return parts | ({"merged weights": shape.matrices * width} if merges else {})
@@ -254,40 +237,6 @@ def activations(shape: Architecture, policy: Mapping, gpu: bool, own: int, seen:
 def peak(parts: Mapping[str, Mapping[str, float]]) -> float:
     """The most memory that a plan's rollouts or updates take, in bytes."""
     return max(sum(part.values()) for part in parts.values())
-
-
-def seconds(name: str, profile: Mapping) -> float | None:
-    """Estimated time of both stages' steps, by the profile's pace; None for a profile that has none in `PACES`."""
-    pace, total = PACES.get(name), 0.0
-    if pace is None:
-        return None
-    for stage in (profile["rta"], profile["ppr"]):
-        n = stage["tasks_per_step"] * stage["group_size"]
-        tokens = stage["tasks_per_step"] * prompt_tokens(profile["policy"]) + n * pace.completion
-        total += stage["steps"] * (tokens / pace.trained + n * pace.written / pace.decoded)
-    return total
-
-
-def plan_table(name: str, profile: Mapping) -> str:
-    """A profile's plan for a terminal: every figure of it is estimated."""
-    model, parts, time, pace = profile["policy"]["id"], plan(profile), seconds(name, profile), PACES.get(name)
-    if parts:
-        names = list(dict.fromkeys(part for phase in parts.values() for part in phase))
-        shown = lambda value: "-" if value is None else f"{value / 1e9:.2f}"  # noqa: E731
-        lines = [f"profile {name}: {model}; GB, all estimated", f"{'':16}{'rollouts':>10}{'update':>10}"]
-        lines += [f"{part:16}" + "".join(f"{shown(parts[phase].get(part)):>10}" for phase in parts) for part in names]
-        lines.append(f"{'sum':16}" + "".join(f"{shown(sum(phase.values())):>10}" for phase in parts.values()))
-        lines.append(f"peak {peak(parts) / 1e9:.1f} GB (estimated), with trajectories of the longest length admitted")
-    else:
-        lines = [f"profile {name}: {model}"]
-    if time is None:
-        lines.append("time not known: nobody measured a run of this profile")
-    else:
-        lines.append(
-            f"time {time / 3600:.1f} h (estimated) for the steps of both stages, at {pace.trained:g} tokens/s trained "
-            f"and {pace.decoded:g} tokens/s decoded, {pace.completion} tokens a trajectory"
-        )
-    return "\n".join(lines)
 
 
 def cpu_has_bf16() -> bool:
@@ -317,7 +266,7 @@ def check_hardware(name: str, profile: Mapping) -> None:
         processes.say(f"The size of {profile['policy']['id']!r} is not known, so memory is not estimated.")
         return
     longest = prompt_tokens(profile["policy"]) + _longest(profile["agent"])
-    if (most := _shape(profile).positions) and longest > most:
+    if (most := shape_of(profile).positions) and longest > most:
         raise UserError(
             f"The model {profile['policy']['id']!r} reads {most} tokens at most, and a trajectory may have {longest}; "
             "set a smaller agent.max_completion_tokens or agent.max_turn_tokens."
@@ -328,7 +277,7 @@ def check_hardware(name: str, profile: Mapping) -> None:
 
 def _check_memory(name: str, needed: float, gpu: bool) -> None:
     """Whether a device has so many bytes free."""
-    free, total = _gpu_memory() if gpu else _cpu_memory()
+    free, total = gpu_memory() if gpu else _cpu_memory()
     if needed <= free:
         return
     smaller = "set a smaller rta.micro_groups, agent.batch_rows or agent.max_completion_tokens"
@@ -347,7 +296,7 @@ def _check_memory(name: str, needed: float, gpu: bool) -> None:
     )
 
 
-def _gpu_memory() -> tuple[int, int]:
+def gpu_memory() -> tuple[int, int]:
     """Free and total bytes of the GPU; what torch holds in this process without using it is free."""
     free, total = torch.cuda.mem_get_info()
     return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated(), total
@@ -367,7 +316,7 @@ def _check_disk(name: str, profile: Mapping) -> None:
     folder = Path(os.environ.get("HF_HOME", Path.home() / ".cache")) if "/" in model else cache_folder()
     while not folder.exists():
         folder = folder.parent
-    shape, free = _shape(profile), shutil.disk_usage(folder).free
+    shape, free = shape_of(profile), shutil.disk_usage(folder).free
     size = 2.2 * (shape.matrices + shape.others) if "/" in model else 0.7e9
     if free < size:
         raise UserError(

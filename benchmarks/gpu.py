@@ -1,134 +1,109 @@
-"""The GPU profiles on a GPU, without a download: the planner's figures against measured ones.
+"""The prepared check of a GPU: under eight minutes, unattended, nothing fetched but the model if it is not there.
 
-`python -m benchmarks.gpu t4 consumer24 paper`: a model of the profile's true shape with random weights, rollouts and
-updates with trajectories of the longest length that the profile admits, each profile in a process of its own. What a
-model answers needs its true weights; memory and speed do not.
+`python -m benchmarks.gpu [FOLDER]`: correctness first, then milliseconds a token, memory and seconds a step against the
+plan, then a real training, of SmolLM2-135M or of the model in FOLDER. Writes runs/gpu/gpu.json and gpu.md. Each part is
+a process of its own with its own time; a part that fails or takes too long leaves what it has measured, and the others
+go on. `--dry` goes the same way on any machine, with small random weights, in minutes.
 """
 
+import argparse
 import json
+import os
 import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-from agenticrec_lite.agent.environment import RankingEnvironment
-from agenticrec_lite.agent.episodes import Group, Sampling
-from agenticrec_lite.agent.prompts import ChatFormat
-from agenticrec_lite.agent.rollout import rollout
-from agenticrec_lite.agent.trajectory import Trajectory
-from agenticrec_lite.nano.worlds import random_world
-from agenticrec_lite.plan import KNOWN, PACES, plan, prompt_tokens
-from agenticrec_lite.policy import NANO, load_policy
-from agenticrec_lite.profiles import load_profile
-from benchmarks import arms, workload
-
-SCRATCH = Path("/dev/shm")
-WRITTEN = 128  # tokens that each row decodes
-STEPS = 3  # of training; the last one is timed
+LIMITS = {"correctness": 80, "decoding": 70, "memory": 90, "training": 220}  # seconds
+ROOT = Path(__file__).resolve().parents[1]
 
 
-def write_model(folder: Path, model: str) -> None:
-    """Random weights of a known model's shape, in bf16, with nano's tokenizer: only its ids are used."""
-    with torch.device("cuda"):
-        random = AutoModelForCausalLM.from_config(KNOWN[model], dtype=torch.bfloat16)
-    random.bfloat16().save_pretrained(folder)
-    AutoTokenizer.from_pretrained(NANO).save_pretrained(folder)
+def run(part: str, model: str | None, out: Path, dry: bool) -> dict:
+    """What one part has measured, how long it took, and why it ended if it did not end well."""
+    written, started = out / f"{part}.json", time.monotonic()
+    written.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "benchmarks.gpu_parts", part, str(out), *(["--dry"] if dry else [])]
+    command += ["--model", model] if model else []
+    command += [] if dry else ["--limit", str(LIMITS[part] - 10)]
+    how = {"cwd": ROOT, "env": os.environ | {"TRL_EXPERIMENTAL_SILENCE": "1"}, "capture_output": True, "text": True}
+    try:
+        done = subprocess.run(command, timeout=None if dry else LIMITS[part], check=False, **how)
+        failed = (done.stderr[-2000:].strip() or f"exit code {done.returncode}") if done.returncode else None
+    except subprocess.TimeoutExpired:  # it did not end by itself
+        failed = f"ended after {LIMITS[part]} seconds"
+    found = json.loads(written.read_text(encoding="utf-8")) if written.exists() else {}
+    found["seconds"] = round(time.monotonic() - started, 1)
+    return found | ({"failed": failed} if failed else {})
 
 
-def taken() -> dict[str, float]:
-    """Bytes of the GPU's memory: in tensors and reserved by torch, at their peak, and all that is not torch's."""
-    free, total = torch.cuda.mem_get_info()
-    other = total - free - torch.cuda.memory_reserved()
-    return {"tensors": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved(), "other": other}
+def table(found: dict) -> str:
+    """All that was measured, in Markdown."""
+    lines = ["# The prepared check of a GPU"]
+    for part, result in found.items():
+        lines += ["", f"## {part} ({result['seconds']:.0f} s)", ""]
+        if "failed" in result:
+            lines += ["**Failed:** " + result["failed"].splitlines()[-1], ""]
+        lines += rows(part, result)
+    return "\n".join(lines) + "\n"
 
 
-def decode(policy, profile: dict, draw: np.random.Generator) -> float:
-    """Tokens a second of rollouts whose rows are at the end of the longest trajectory."""
-    agent, copies = profile["agent"], profile["rta"]["group_size"]
-    length = prompt_tokens(profile["policy"]) + agent["max_completion_tokens"] - WRITTEN
-    rows = min(agent["batch_rows"], profile["rta"]["tasks_per_step"] * copies)
-    world = random_world(draw)
-    groups = [
-        Group(str(g), draw.integers(300, 900, length).tolist(), [RankingEnvironment(world) for _ in range(copies)])
-        for g in range(rows // copies)
-    ]
-    chat, generator = ChatFormat.of(policy.tokenizer), torch.Generator().manual_seed(0)
-    seconds = []
-    for turn in (WRITTEN // 4, WRITTEN):  # the shorter one is taken off: it holds the prompts, and merging
-        torch.cuda.synchronize()
-        started = time.perf_counter()
-        rollout(policy.model, chat, groups, Sampling(1.0, turn, 10**6, rows, agent["merge"]), generator)
-        torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - started)
-    return rows * (WRITTEN - WRITTEN // 4) / (seconds[1] - seconds[0])
+def rows(part: str, result: dict) -> Iterator[str]:
+    """The lines of one part."""
+    if part == "correctness":
+        yield from head(f"on {result.get('device', 'no device')}", "measured", "asked for", "right")
+        for name, check in result.get("checks", {}).items():
+            yield line(name, check["measured"], check["asked"], "yes" if check["right"] else "**no**")
+    elif part == "decoding":
+        yield from head("rows", "floor, ms a token", "without graphs", "with CUDA graphs")
+        for row in result.get("rows", []):
+            yield line(row["rows"], row["floor"], row["without graphs"], row["with graphs"])
+    elif part == "memory":
+        yield from head("profile, phase", "GB planned", "in tensors", "reserved", "tokens/s", "s a step", "s planned")
+        for row in result.get("rows", []):
+            gb = (f"{row[name] / 1e9:.2f}" for name in ("planned", "tensors", "reserved"))
+            times = (row[name] for name in ("tokens/s", "seconds", "seconds planned"))
+            yield line(f"{row['profile']}, {row['phase']}", *gb, *times)
+    else:
+        yield from head("step", "reward", "valid", "s rollouts", "s update")
+        for row in result.get("steps", []):
+            names = ("reward_mean", "valid", "seconds_rollout", "seconds_update")
+            yield line(f"{row['stage']} {row['step']}", *(row.get(name) for name in names))
+        yield ""
+        yield from head("policy", "N@10", "valid")
+        for name, metrics in result.get("metrics", {}).items():
+            yield line(name, metrics["N@10"], metrics["valid"])
 
 
-def update(policy, profile: dict, draw: np.random.Generator, out: str) -> float:
-    """Tokens a second of an update with the longest trajectories, prompts counted once a group."""
-    stage, length = profile["rta"], profile["agent"]["max_completion_tokens"]
-    settings = {**stage, "steps": STEPS, "tasks_per_step": stage["micro_groups"], "learning_rate": 1e-6}
-    asked = workload.questions([random_world(draw) for _ in range(STEPS * stage["micro_groups"])])
-    prompt, share = prompt_tokens(profile["policy"]), 0.4
-
-    def played(questions) -> list[Trajectory]:
-        rows = []
-        for g, question in enumerate(questions):
-            ids = draw.integers(300, 900, prompt).tolist()
-            for _ in range(stage["group_size"]):
-                row = Trajectory(question.task_id, g, "rank", ids)
-                row.completion_ids = draw.integers(300, 900, length).tolist()
-                row.action_mask = (draw.random(length) < share).astype(int).tolist()
-                row.logprobs = [0.0] * length
-                rows.append(row)
-        return rows
-
-    trainer = arms.ours(policy, asked, settings, profile["agent"], Path(out), played)
-    trainer.train()
-    return stage["micro_groups"] * (prompt + stage["group_size"] * length) / trainer.clock.update[-1]
+def head(*titles: str) -> list[str]:
+    return [line(*titles), "|---" * len(titles) + "|"]
 
 
-def measure(name: str) -> dict:
-    """Estimated and measured bytes of rollouts and of an update, and tokens a second."""
-    profile, draw = load_profile(name), np.random.default_rng(0)
-    estimated = {phase: sum(parts.values()) for phase, parts in plan(profile).items()}
-    with tempfile.TemporaryDirectory(dir=SCRATCH) as folder:
-        write_model(Path(folder), profile["policy"]["id"])
-        torch.cuda.empty_cache()
-        policy = load_policy({**profile["policy"], "id": folder, "revision": "main"})
-        found = {"profile": name, "gpu": torch.cuda.get_device_name(), "estimated": estimated, "measured": {}}
-        for phase, work in (("rollouts", lambda: decode(policy, profile, draw)),
-                            ("update", lambda: update(policy, profile, draw, f"{folder}/out"))):  # fmt: skip
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-            found[f"{phase}_tokens_per_second"] = work()
-            found["measured"][phase] = taken()
-    return found
+def line(*cells: object) -> str:
+    """A row of a table; what was not measured is a dash."""
+    shown = ("-" if cell is None else f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in cells)
+    return f"| {' | '.join(shown)} |"
 
 
-def main(names: list[str]) -> None:
-    failed = []
-    for name in names:
-        done = subprocess.run([sys.executable, "-m", "benchmarks.gpu", "--one", name], capture_output=True, text=True)
-        if done.returncode:
-            failed.append(f"{name}: {done.stderr[-2000:]}")
-            continue
-        found = json.loads(done.stdout.splitlines()[-1])
-        for phase, measured in found["measured"].items():
-            gb = [found["estimated"][phase], *(measured[kind] + measured["other"] for kind in ("tensors", "reserved"))]
-            told = "{:6.2f} GB estimated, measured {:6.2f} in tensors, {:6.2f} reserved".format(*(b / 1e9 for b in gb))
-            print(f"{name:12} {phase:9} {told}, {found[f'{phase}_tokens_per_second']:8.0f} tokens/s", flush=True)
-        print(json.dumps(found), flush=True)
-    if failed:
-        sys.exit("\n".join(failed))
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The prepared check of a GPU.")
+    parser.add_argument("model", nargs="?", help="a folder with a model; by default SmolLM2-135M")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "gpu")
+    parser.add_argument("--dry", action="store_true", help="the same way at toy size, on a CPU if there is no GPU")
+    given = parser.parse_args()
+    out, found = given.out.resolve(), {}
+    out.mkdir(parents=True, exist_ok=True)
+    for part in LIMITS:
+        found[part] = run(part, given.model, out, given.dry)
+        (out / "gpu.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+        (out / "gpu.md").write_text(table(found), encoding="utf-8")
+        print(f"{part}: {found[part].get('failed', 'done')}", flush=True)
+    print(table(found))
+    wrong = [name for name, check in found["correctness"].get("checks", {}).items() if not check["right"]]
+    failed = [part for part, result in found.items() if "failed" in result]
+    if wrong or failed:
+        sys.exit(f"Wrong: {', '.join(wrong) or 'nothing'}; failed: {', '.join(failed) or 'nothing'}.")
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--one"]:
-        print(json.dumps(measure(sys.argv[2])))
-    else:
-        main(sys.argv[1:] or [name for name in PACES if name not in ("nano", "smol")])
+    main()

@@ -117,10 +117,12 @@ def test_a_profile_of_ones_own_gets_through_to_the_run_and_to_the_plan(stages, t
     assert call("run", "--out", str(tmp_path / "x"), "--profile", str(path)).exit_code == 0
     assert [made[1] for made in stages.calls] == [str(path)]
     planned = []
-    module = types.SimpleNamespace(plan_table=lambda *given: planned.append(given), check_hardware=lambda *given: None)
-    monkeypatch.setitem(sys.modules, "agenticrec_lite.plan", module)
+    pace = types.SimpleNamespace(plan_table=lambda *given: planned.append(given))
+    monkeypatch.setitem(sys.modules, "agenticrec_lite.pace", pace)
+    plan = types.SimpleNamespace(check_hardware=lambda *given: None)
+    monkeypatch.setitem(sys.modules, "agenticrec_lite.plan", plan)
     assert call("plan", "--profile", str(path), "--set", "rta.group_size=4").exit_code == 0
-    assert planned == [(str(path), load_profile("smol", rta={"steps": 3, "group_size": 4}))]
+    assert planned == [(str(path), load_profile("smol", rta={"steps": 3, "group_size": 4}), None)]
 
 
 def test_settings_prints_each_with_its_value_type_range_and_meaning(tmp_path):

@@ -410,7 +410,7 @@ def hardware(profile: str, gpu: bool = False, bf16: bool = False, needed: float 
 
         monkeypatch.setattr(plan.torch.cuda, "is_available", lambda: gpu)
         monkeypatch.setattr(plan.torch.cuda, "is_bf16_supported", lambda **_: bf16)
-        monkeypatch.setattr(plan, "_gpu_memory", lambda: (2.0, 2.0))
+        monkeypatch.setattr(plan, "gpu_memory", lambda: (2.0, 2.0))
         monkeypatch.setattr(plan, "peak", lambda parts: needed)
         monkeypatch.setattr(plan.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
         plan.check_hardware(profile, load_profile(profile))
@@ -469,6 +469,7 @@ CASES: list[tuple[str, Callable, tuple[str, ...] | None]] = [
     ("There is no dataset ...", nothing, (*RUN, "nosuch")),
     ("There is nothing to fetch for ...", nothing, ("fetch", "nosuch")),
     ("There is no source ...", environment(AGENTICREC_ML100K_SOURCE="mirror"), ("fetch", "ml-100k")),
+    ("There is no card ...", nothing, ("plan", "--profile", "t4", "--card", "T3")),
     ("There is no notebook ...", ci("execute", "chosen", ["99"]), None),
     ("--set takes KEY=VALUE ...", nothing, ("run", "--out", "{tmp}/own", "--set", "rta.steps")),
     ("Profile ... has no setting ...", nothing, ("run", "--out", "{tmp}/own", "--set", "rta.stepz=1")),
@@ -576,6 +577,7 @@ CASES: list[tuple[str, Callable, tuple[str, ...] | None]] = [
     ("The last ... steps of ... moved nothing ...", not_finite, None),
     ("... must be a multiple of ...", nothing, (*RUN, "toystore", "--set", "rta.tasks_per_step=7")),
     ("Training is data-parallel ...", environment(ACCELERATE_USE_FSDP="true"), (*RUN, "toystore")),
+    ("Training is data-parallel ...", environment(ACCELERATE_USE_DEEPSPEED="true"), (*RUN, "toystore")),
     ("tracking.report_to is ...", nothing, (*RUN, "toystore", "--set", "tracking.report_to=nosuch")),
 ]  # fmt: skip
 

@@ -17,8 +17,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LONGEST = 400  # lines of a module
 # Each room imports only from those before it.
 ROOMS = [
-    *"errors parameters carried colab methods profiles runs data recommenders tools policy plan agent rewards".split(),
-    *"training evaluation nano experiment paper show play report hub reproduce cli".split(),
+    *"errors parameters carried colab methods profiles runs data recommenders tools policy plan pace agent".split(),
+    *"rewards training evaluation nano experiment paper show play report hub reproduce cli".split(),
 ]
 OUTSIDE = [*sorted(ROOT.glob("studies/*.py")), *sorted(ROOT.glob("benchmarks/*.py"))]
 

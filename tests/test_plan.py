@@ -79,7 +79,7 @@ def test_an_adapter_of_named_matrices_is_smaller():
 
 @pytest.mark.parametrize(
     ("name", "gb"),
-    [("nano", 6.2), ("smol", 10.4), ("smol-360m", 13.8), ("qwen3-0.6b", 11.9), ("t4", 12.8), ("consumer24", 19.0),
+    [("nano", 6.2), ("smol", 10.4), ("smol-360m", 13.8), ("qwen3-0.6b", 12.9), ("t4", 13.8), ("consumer24", 20.0),
      ("paper", 77.3)],
 )  # fmt: skip
 def test_the_peak_of_each_profile(name, gb):
@@ -104,7 +104,7 @@ def test_float16_is_for_a_gpu(monkeypatch):
     assert not needs_gpu(load_profile("qwen3-0.6b", **{"policy.dtype": "float32"}))
 
 
-@pytest.mark.parametrize(("name", "gb"), [("t4", 15.6), ("paper", 84.6)])
+@pytest.mark.parametrize(("name", "gb"), [("t4", 16.7), ("paper", 84.6)])
 def test_what_merging_would_take_is_planned_in_float32_only(name, gb):
     parts, shape = plan(load_profile(name, **{"agent.merge": True})), architecture(load_profile(name)["policy"]["id"])
     assert "merged weights" not in parts["rollouts"]
@@ -128,9 +128,9 @@ def test_checkpointing_and_smaller_micro_batches_take_less():
 def test_the_command_prints_every_part_and_says_that_it_is_estimated(name):
     done = CliRunner().invoke(app, ["plan", "--profile", name])
     assert done.exit_code == 0, done.output
-    for part in ("weights", "adapter", "optimiser", "gradients", "KV cache", "activations", "logits", "peak", "time"):
+    for part in ("weights", "adapter", "optimiser", "gradients", "KV cache", "activations", "logits", "peak", "hours"):
         assert part in done.output
-    assert done.output.count("estimated") >= (3 if name in planner.PACES else 2)
+    assert done.output.count("estimated") >= 3
 
 
 @pytest.mark.fault("no GPU", "a profile that needs one")
@@ -169,7 +169,7 @@ def test_too_little_memory_is_told_with_what_to_make_smaller(gpu, monkeypatch):
     gpu(15.8e9, free=8e9)
     with pytest.raises(UserError, match="this GPU has 8.0 GB free of 15.8 GB; end what else uses it"):
         check_hardware("t4", load_profile("t4"))
-    gpu(15.8e9, free=13e9)
+    gpu(15.8e9, free=14.5e9)
     check_hardware("t4", load_profile("t4"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     memory = SimpleNamespace(available=2e9, total=4e9)
@@ -226,13 +226,6 @@ def test_a_model_of_unknown_size_is_said_once_and_does_not_stop(config, tmp_path
 
 def test_a_folder_is_as_known_as_what_it_holds():
     assert architecture(str(NANO)) == architecture("nano")
-
-
-def test_a_profile_without_a_measured_pace_has_no_time():
-    profile = load_profile("nano")
-    assert planner.seconds("mine.yaml", profile) is None and planner.seconds("nano", profile) > 0
-    table = planner.plan_table("mine.yaml", profile)
-    assert "time not known" in table and "peak 6.2 GB" in table
 
 
 def test_a_trajectory_longer_than_the_model_reads_is_said(monkeypatch):
