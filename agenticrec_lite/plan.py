@@ -228,7 +228,7 @@ def decoding(shape: Architecture, profile: Mapping, width: int, tokens: int) -> 
     agent, stage = profile["agent"], profile["rta"]
     rows = min(agent["batch_rows"], stage["tasks_per_step"] * stage["group_size"])
     keys = shape.num_hidden_layers * 2 * shape.num_key_value_heads * shape.head_dim * width  # of one token
-    cache = 1.5 * rows * -(-tokens // 256) * 256 * keys  # half of the rows are copied while they write on alone
+    cache = 1.5 * rows * -(-tokens // 256) * 256 * keys  # prompts come in from a cache of their own
     parts = {"KV cache": cache, "logits": 4 * 4 * rows * shape.vocab_size}
     merges = agent["merge"] and profile["policy"]["dtype"] == "float32"  # see policy.merged
     return parts | ({"merged weights": shape.matrices * width} if merges else {})
