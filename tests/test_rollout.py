@@ -1,5 +1,7 @@
 """The engine against the plain forward pass: same tokens, same log-probabilities, exact masks."""
 
+import gc
+import weakref
 from os.path import commonprefix
 
 import numpy as np
@@ -545,3 +547,21 @@ def test_where_capture_fails_steps_go_on_without_it_and_a_sentence_says_so(tiny,
     assert play() == expected
     told = capsys.readouterr().out
     assert told.count("CUDA graphs cannot be used here (operation not permitted when stream is capturing)") == 1
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_the_caches_memory_is_free_when_a_rollout_ends(tiny, monkeypatch, recorded):
+    """At once: an update follows, which needs it, and the garbage collector may come late."""
+    model, chat = tiny
+    if recorded:
+        monkeypatch.setitem(engine.CAPTURE, "cpu", lambda: Recorded.capture)
+    batches, init = [], engine.Batch.__init__
+    monkeypatch.setattr(
+        engine.Batch, "__init__", lambda self, *rest: (batches.append(weakref.ref(self)), init(self, *rest))[1]
+    )
+    gc.disable()
+    try:
+        rollout(model, chat, groups_of(chat, 1, 2), Sampling(0, 6))
+        assert len(batches) == 1 and batches[0]() is None
+    finally:
+        gc.enable()

@@ -28,37 +28,37 @@ def in_buckets(used: int) -> int:
 
 
 class Graphs:
-    """A decode step that is recorded the second time it has a shape, and then repeated.
+    """Decode steps, each recorded the second time it has its shape, and then repeated.
 
     The first time it just runs: libraries set up what they need, which they must not do while a graph is captured.
 
     Args:
-        step: Writes a token for so many rows, attending to so many slots.
         room: Rows at most.
         capture: Records a step without running it.
     """
 
-    def __init__(self, step: Callable[[int, int], None], room: int, capture: Capture):
-        self.step, self.room, self.capture = step, room, capture
+    def __init__(self, room: int, capture: Capture):
+        self.room, self.capture = room, capture
         self.repeats: dict[tuple[int, int], Callable[[], None] | None] = {}  # by shape; None: has run once
 
-    def __call__(self, rows: int, used: int) -> None:
+    def __call__(self, step: Callable[[int, int], None], rows: int, used: int) -> None:
+        """Have `step` write a token for so many rows, attending to so many slots, or for some more."""
         if self.capture is None:
-            return self.step(rows, used)
+            return step(rows, used)
         shape = min(1 << (rows - 1).bit_length(), self.room), in_buckets(used)
         if shape not in self.repeats:
             self.repeats[shape] = None
-            return self.step(*shape)
+            return step(*shape)
         if self.repeats[shape] is None:
             try:
-                self.repeats[shape] = self.capture(lambda: self.step(*shape))
+                self.repeats[shape] = self.capture(lambda: step(*shape))
             except RuntimeError as error:
                 self.capture = None
                 processes.say(
                     f"CUDA graphs cannot be used here ({first_line(error)}), so Python launches every kernel: slower, "
                     "and nothing else changes."
                 )
-                return self.step(rows, used)
+                return step(rows, used)
         return self.repeats[shape]()
 
 

@@ -6,6 +6,7 @@ The cache (agent/cache.py) gives every row its own length, so that ragged batche
 from collections import deque
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from os.path import commonprefix
 
 import torch
@@ -55,10 +56,10 @@ class Batch:
         if model is not None:
             self.decoder, self.head, self.device = model.get_decoder(), model.get_output_embeddings(), model.device
             self.n_layers = self.decoder.config.num_hidden_layers
-            self.step, capacity, kind = self._step, 0, self.device.type
+            self.graphs, capacity, kind = None, 0, self.device.type
             self.every = LOOK_EVERY.get(kind, 1)
             if kind in CAPTURE:  # memory that is written by a graph stays where it is
-                self.step = Graphs(self._step, room, CAPTURE[kind]())
+                self.graphs = Graphs(room, CAPTURE[kind]())
                 most = longest + sampling.max_completion_tokens + sampling.max_turn_tokens
                 capacity = in_buckets(most + self.every)
             self.cache = SlotCache(self.n_layers, room, capacity)
@@ -208,7 +209,7 @@ class Batch:
 
     def _write(self) -> dict[int, tuple[list[int], list[float]]]:
         """Decode until enough rows have ended their turn: their tokens and log-probabilities."""
-        n = len(self.rows)
+        n, step = len(self.rows), partial(self.graphs, self._step) if self.graphs else self._step
         while True:
             written = torch.where(self.going, self.at, -self.at)[:n].tolist()  # below 0: the turn has ended
             ended = [r for r in range(n) if written[r] < 0]
@@ -217,7 +218,7 @@ class Batch:
             used = max(self._length(row) + abs(at) for row, at in zip(self.rows, written, strict=True))
             for i in range(self.every):
                 with threads.timed(f"a token for {n} rows"):
-                    self.step(n, used + i)
+                    step(n, used + i)
         index = torch.tensor(ended, device=self.device)
         turns = zip(ended, self.tokens[index].tolist(), self.logprobs[index].tolist(), strict=True)
         return {r: (tokens[: -written[r]], logprobs[: -written[r]]) for r, tokens, logprobs in turns}
