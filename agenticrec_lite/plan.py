@@ -211,7 +211,7 @@ def decoding(shape: Architecture, profile: Mapping, width: int, tokens: int) -> 
     """Bytes that rollouts take beside the weights, for trajectories of so many tokens, prompts included."""
     agent, stage = profile["agent"], profile["rta"]
     rows = min(agent["batch_rows"], stage["tasks_per_step"] * stage["group_size"])
-    cache = 1.5 * rows * -(-tokens // 256) * 256 * shape.cached * width  # half of the rows are copied, and go on alone
+    cache = 1.5 * rows * -(-tokens // 256) * 256 * shape.cached * width  # prompts come in from a cache of their own
     parts = {"KV cache": cache, "logits": 4 * 4 * rows * shape.vocab_size}
     merges = agent["merge"] and profile["policy"]["dtype"] == "float32"  # see policy.merged
     return parts | ({"merged weights": shape.matrices * width} if merges else {})

@@ -79,12 +79,12 @@ def prefill(model) -> Callable[[], object]:
 def decode(model) -> Callable[[], object]:
     """Single tokens of many rows on top of a cache."""
     decoder, head = base_model(model).get_decoder(), base_model(model).get_output_embeddings()
-    cache = SlotCache(decoder.config.num_hidden_layers)
+    cache = SlotCache(decoder.config.num_hidden_layers, ROWS)
     ids = torch.randint(10, 1000, (ROWS, PROMPT))
 
     def feed(block: torch.Tensor, start: int):
         positions = start + torch.arange(block.shape[1]).expand(ROWS, -1)
-        cache.place(positions, start + block.shape[1])
+        cache.place(slice(ROWS), torch.arange(ROWS), positions, start + block.shape[1])
         mask = torch.arange(start + block.shape[1]) <= positions[:, None, :, None]
         return decoder(block, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)
 

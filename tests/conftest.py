@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-hypothesis.settings.register_profile("any speed")  # a busy machine is no failure
+hypothesis.settings.register_profile("any speed", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("any speed")
 
 # Nothing beyond loopback, here and in what tests start; data is brought by `make fetch`, which goes first.

@@ -1,5 +1,7 @@
 """The engine against the plain forward pass: same tokens, same log-probabilities, exact masks."""
 
+import gc
+import weakref
 from os.path import commonprefix
 
 import numpy as np
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from agenticrec_lite.agent import graph
 from agenticrec_lite.agent import rollout as engine
 from agenticrec_lite.agent.cache import SlotCache
 from agenticrec_lite.agent.environment import RankingEnvironment
@@ -44,27 +47,18 @@ def scripted(monkeypatch, tiny):
 
     def play(groups, scripts, **kwargs):
         queues = [[token for turn in script for token in chat.turn_ids(turn)] for script in scripts]
-        alive, writing, take = [], [], SlotCache.take  # rows of the batch, and those whose logits are asked about
+        asked = []  # whose logits are chosen from; a row that has ended its turn uses up nothing
 
         class Scripted(Sampling):
             def choose(self, logits, drawn=None):
-                tokens = torch.tensor([queues[row].pop(0) if queues[row] else 0 for row in writing])
+                tokens = torch.tensor([queues[row].pop(0) if going and queues[row] else 0 for row, going in asked])
                 return tokens, torch.log_softmax(logits, -1).gather(1, tokens[:, None])[:, 0]
 
         class Batch(engine.Batch):
-            def _write_turn(self):
-                alive[:] = writing[:] = self.rows
-                saved = [list(q) for q in queues]
-                tokens, logprobs, counts = super()._write_turn()
-                for row, before, count in zip(self.rows, (saved[r] for r in self.rows), counts, strict=True):
-                    queues[row] = before[count:]  # a row that has ended its turn used up nothing after it
-                return tokens, logprobs, counts
+            def _choose(self, rows, logits):
+                asked[:] = [(self.rows[r], bool(self.going[r])) for r in self.index[rows].tolist()]
+                super()._choose(rows, logits)
 
-        def taken(cache, rows):
-            writing[:] = [alive[i] for i in rows.tolist()]
-            return take(cache, rows)
-
-        monkeypatch.setattr(SlotCache, "take", taken)
         monkeypatch.setattr(engine, "Batch", Batch)
         return rollout(tiny[0], chat, groups, Scripted(**kwargs), torch.Generator().manual_seed(0))
 
@@ -206,23 +200,58 @@ class Patient(RankingEnvironment):
         return "again " * self.n_calls
 
 
-def test_rows_that_write_on_alone_come_back_exact(tiny, monkeypatch):
-    """Turns of very different lengths: the long ones go on in a smaller batch, and are put back where they were."""
-    model, chat = tiny
-    returned = []
-    put = SlotCache.put
-    monkeypatch.setattr(SlotCache, "put", lambda self, rows, part: (returned.append(len(rows)), put(self, rows, part)))
-    likelier = lambda module, args, logits: logits + 5.0 * (torch.arange(logits.shape[-1]) == chat.end_of_turn)  # noqa: E731
-    groups = groups_of(chat, 2, 8)
+@pytest.fixture
+def short_turns(tiny):
+    """The tiny policy ends its turns often, after very different lengths."""
+    likelier = lambda module, args, logits: logits + 5.0 * (torch.arange(logits.shape[-1]) == tiny[1].end_of_turn)  # noqa: E731
+    with tiny[0].lm_head.register_forward_hook(likelier):
+        yield
+
+
+def patient(groups):
+    """The same groups, whose environments take any one, two, three or four turns."""
     for group in groups:
-        group.environments = [Patient(e.context, max_calls=4) for e in group.environments]
-    with model.lm_head.register_forward_hook(likelier):
-        played = rollout(model, chat, groups, Sampling(1.0, 60), torch.Generator().manual_seed(4))
-        assert len(returned) > 4 and len(set(returned)) > 2 and max(t.n_calls for t in played) == 4
-        for trajectory in played:
-            mask = torch.tensor(trajectory.action_mask) == 1
-            exact = plain_logprobs(model, trajectory)[mask]
-            assert torch.allclose(exact, torch.tensor(trajectory.logprobs)[mask], atol=1e-4)
+        group.environments = [Patient(e.context, max_calls=1 + i % 4) for i, e in enumerate(group.environments)]
+    return groups
+
+
+def test_rows_go_on_at_their_own_pace_and_stay_exact(tiny, short_turns, monkeypatch):
+    """Some are told something and go on while others are within a turn; those that are gone have given up their row."""
+    model, chat = tiny
+    fed, feed, moved, move = [], engine.Batch._feed, [], SlotCache.move
+
+    def noted(self, rows, blocks):
+        fed.append((len(rows), len(self.rows)))
+        feed(self, rows, blocks)
+
+    monkeypatch.setattr(engine.Batch, "_feed", noted)
+    monkeypatch.setattr(SlotCache, "move", lambda self, rows, to: (moved.append(len(rows)), move(self, rows, to)))
+    played = rollout(model, chat, patient(groups_of(chat, 2, 8)), Sampling(1.0, 60), torch.Generator().manual_seed(4))
+    assert sum(some < alive for some, alive in fed) > 4 and len(moved) > 2
+    assert [t.n_calls for t in played] == [1, 2, 3, 4] * 4
+    for trajectory in played:
+        mask = torch.tensor(trajectory.action_mask) == 1
+        exact = plain_logprobs(model, trajectory)[mask]
+        assert torch.allclose(exact, torch.tensor(trajectory.logprobs)[mask], atol=1e-4)
+
+
+def test_what_a_trajectory_samples_does_not_hang_on_who_is_played_with_it(tiny, short_turns):
+    """Nor on how many rows there are, or how long the others take."""
+    model, chat = tiny
+    played = []
+    for change, rows in ((None, 64), (None, 8), ("prompt", 64), ("calls", 64)):
+        groups = patient(groups_of(chat, 3, 4))
+        if change == "prompt":
+            groups[1].prompt_ids = groups[2].prompt_ids
+        elif change == "calls":
+            groups[1].environments = [Patient(e.context, max_calls=9) for e in groups[1].environments]
+        source = torch.Generator().manual_seed(2)
+        trajectories = rollout(model, chat, groups, Sampling(1.0, 30, batch_rows=rows), source)
+        played.append([t.completion_ids for t in trajectories])
+    assert played[0] == played[1]
+    for others in played[2:]:
+        assert others[:4] == played[0][:4] and others[8:] == played[0][8:] and others[4:8] != played[0][4:8]
+    assert len({tuple(ids) for ids in played[0]}) == 12, "each has random numbers of its own"
 
 
 def test_waiting_groups_take_the_places_of_those_that_have_ended(tiny, monkeypatch):
@@ -398,32 +427,141 @@ class HostReads(TorchDispatchMode):
         return operation(*args, **(kwargs or {}))
 
 
-def test_writing_a_turn_reads_nothing_off_the_device_but_who_has_ended_now_and_then(tiny, monkeypatch):
+def test_a_decode_step_reads_nothing_off_the_device_and_who_has_ended_is_asked_now_and_then(tiny, monkeypatch):
     """Each such read makes a GPU wait until all that it was given is done; there were 31 a token."""
     model, chat = tiny
     monkeypatch.setitem(engine.LOOK_EVERY, "cpu", 8)
-    counted = []
+    lists, steps, reads, counted, tolist = [], [], HostReads(), [], torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda self: (lists.append(1), tolist(self))[1])
 
     class Counting(engine.Batch):
-        def _write_turn(self):
-            with HostReads() as reads:
-                written = super()._write_turn()
-            counted.append((reads.count, max(written[2])))
+        def _step(self, rows, used):
+            before = len(lists)
+            with reads:
+                super()._step(rows, used)
+            assert len(lists) == before
+            steps.append(rows)
+
+        def _write(self):
+            lists.clear(), steps.clear()
+            written = super()._write()
+            counted.append((len(lists), len(steps)))
             return written
 
     monkeypatch.setattr(engine, "Batch", Counting)
     rollout(model, chat, groups_of(chat), Sampling(1.0, 40), torch.Generator().manual_seed(1))
-    assert max(tokens for _, tokens in counted) == 40
-    for reads, tokens in counted:
-        looks = -(-tokens // 8)
-        assert reads <= 5 * looks, "one for the number, and, where rows are left behind, one for each of four masks"
+    assert reads.count == 0 and max(tokens for _, tokens in counted) == 40
+    for looks, tokens in counted:
+        assert looks == tokens // 8 + 1 + 2, "one before, one after each eight, and two for what has been written"
 
 
-def test_how_often_it_is_asked_who_has_ended_changes_nothing(tiny, monkeypatch):
+def test_how_often_it_is_asked_who_has_ended_changes_nothing(tiny, short_turns, monkeypatch):
     model, chat = tiny
     played = []
     for every in (1, 8, 64):
         monkeypatch.setitem(engine.LOOK_EVERY, "cpu", every)
-        trajectories = rollout(model, chat, groups_of(chat), Sampling(1.0, 40), torch.Generator().manual_seed(1))
+        groups, source = patient(groups_of(chat)), torch.Generator().manual_seed(1)
+        trajectories = rollout(model, chat, groups, Sampling(1.0, 40), source)
         played.append([(t.completion_ids, t.outcome) for t in trajectories])
     assert played[0] == played[1] == played[2]
+
+
+class Recorded(TorchDispatchMode):
+    """Capture without a GPU: repeats a step's operations on the memory in which they were first done.
+
+    Whatever the host decided is fixed, as in a CUDA graph. To record is to run the step: the first repeat is left out.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.done = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        self.done.append((operation, args, kwargs or {}, result))
+        return result
+
+    @classmethod
+    def capture(cls, step):
+        recorded, repeats = cls(), []
+        with recorded:
+            step()
+
+        def repeat():
+            repeats.append(1)
+            for operation, args, kwargs, result in recorded.done if len(repeats) > 1 else ():
+                alias = operation._schema.returns[0].alias_info
+                if alias is not None and not alias.is_write:
+                    continue  # a view: of the same memory as before
+                again = operation(*args, **kwargs)
+                if alias is None:
+                    for old, new in zip(*((x if isinstance(x, tuple) else (x,)) for x in (result, again)), strict=True):
+                        if isinstance(old, torch.Tensor):
+                            old.copy_(new)
+
+        return repeat
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("capture", [lambda step: step, Recorded.capture], ids=["run", "recorded"])
+def test_steps_of_few_shapes_on_memory_that_stays_write_the_same(tiny, short_turns, monkeypatch, capture, temperature):
+    """As on a GPU: rows in powers of two, slots in buckets, each shape recorded once and repeated."""
+    model, chat = tiny
+    monkeypatch.setattr(graph, "BUCKET", 96)  # so that rows grow out of one
+    monkeypatch.setitem(engine.LOOK_EVERY, "cpu", 8)
+    steps, step, captured = [], engine.Batch._step, []
+
+    def noted(self, rows, used):
+        steps.append((rows, used, self.cache.layers[0].keys.data_ptr()))
+        step(self, rows, used)
+
+    monkeypatch.setattr(engine.Batch, "_step", noted)
+
+    def play():
+        steps.clear()
+        groups, source = patient(groups_of(chat, 3, 4)), torch.Generator().manual_seed(2)
+        return [t.completion_ids for t in rollout(model, chat, groups, Sampling(temperature, 40, 300), source)]
+
+    expected, plain = play(), len(steps)
+    monkeypatch.setitem(engine.CAPTURE, "cpu", lambda: lambda step: (captured.append(1), capture(step))[1])
+    assert play() == expected
+    shapes = {(rows, used) for rows, used, _ in steps}
+    assert {rows for rows, _ in shapes} <= {1, 2, 4, 8, 12} and len({used for _, used in shapes}) > 1
+    assert all(used % 96 == 0 for _, used in shapes) and len({place for *_, place in steps}) == 1
+    assert 2 <= len(captured) <= len(shapes)
+    if capture is Recorded.capture:
+        assert len(steps) == len(shapes) + len(captured) < plain, "the others were repeated"
+
+
+def test_where_capture_fails_steps_go_on_without_it_and_a_sentence_says_so(tiny, monkeypatch, capsys):
+    model, chat = tiny
+
+    def play():
+        return [t.completion_ids for t in rollout(model, chat, groups_of(chat), Sampling(0, 12))]
+
+    def fails(step):
+        raise RuntimeError("operation not permitted when stream is capturing\nCompile with ...")
+
+    expected = play()
+    monkeypatch.setitem(engine.CAPTURE, "cpu", lambda: fails)
+    assert play() == expected
+    told = capsys.readouterr().out
+    assert told.count("CUDA graphs cannot be used here (operation not permitted when stream is capturing)") == 1
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_the_caches_memory_is_free_when_a_rollout_ends(tiny, monkeypatch, recorded):
+    """At once: an update follows, which needs it, and the garbage collector may come late."""
+    model, chat = tiny
+    if recorded:
+        monkeypatch.setitem(engine.CAPTURE, "cpu", lambda: Recorded.capture)
+    batches, init = [], engine.Batch.__init__
+    monkeypatch.setattr(
+        engine.Batch, "__init__", lambda self, *rest: (batches.append(weakref.ref(self)), init(self, *rest))[1]
+    )
+    gc.disable()
+    try:
+        rollout(model, chat, groups_of(chat, 1, 2), Sampling(0, 6))
+        assert len(batches) == 1 and batches[0]() is None
+    finally:
+        gc.enable()

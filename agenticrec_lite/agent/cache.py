@@ -3,6 +3,9 @@
 One rule makes ragged batches exact: a token's slot in the cache is its position in its own row. Rows of different
 lengths then share a buffer without padding inside it; a query at position p attends to slots 0..p of its row, and
 whatever a shorter row's pads wrote beyond that is overwritten by its next real tokens.
+
+The buffer has room for all rows that will ever be played together. A pass reads and writes some of them, and a row that
+leaves or comes moves no other but the one that takes its place.
 """
 
 import torch
@@ -12,21 +15,30 @@ _BLOCK = 256
 
 
 class SlotLayer(DynamicLayer):
-    """One layer's keys and values in a preallocated buffer [B, heads, capacity, d], written at given slots."""
+    """One layer's keys and values in a preallocated buffer [room, heads, capacity, d], written at given slots."""
 
-    slots: torch.Tensor  # [B, n] where the next tokens go; set by SlotCache.place
+    rows: slice | torch.Tensor  # that the next tokens belong to; these four are set by SlotCache.place
+    index: torch.Tensor  # the same rows as numbers [B]
+    slots: torch.Tensor  # [B, n] where the next tokens go
     used: int = 0
 
+    def __init__(self, room: int, capacity: int):
+        super().__init__()
+        self.room, self.capacity = room, capacity
+
     def update(self, key, value, *args, **kwargs):
+        self.make_room(key, value, self.used)
+        self.keys[self.index[:, None], :, self.slots] = key.transpose(1, 2)
+        self.values[self.index[:, None], :, self.slots] = value.transpose(1, 2)
+        return self.keys[self.rows, :, : self.used], self.values[self.rows, :, : self.used]
+
+    def make_room(self, key: torch.Tensor, value: torch.Tensor, used: int) -> None:
+        """Have a buffer for `used` slots, for heads such as these."""
         if not self.is_initialized:
             self.lazy_initialization(key, value)
-            self.keys = self.values = key.new_empty(*key.shape[:2], 0, key.shape[-1])
-        capacity = (self.used + _BLOCK - 1) // _BLOCK * _BLOCK
+            self.keys, self.values = (x.new_zeros(self.room, x.shape[1], 0, x.shape[3]) for x in (key, value))
+        capacity = max(self.capacity, (used + _BLOCK - 1) // _BLOCK * _BLOCK)
         self.keys, self.values = _grow(self.keys, capacity), _grow(self.values, capacity)
-        rows = torch.arange(len(key), device=key.device)[:, None]
-        self.keys[rows, :, self.slots] = key.transpose(1, 2)
-        self.values[rows, :, self.slots] = value.transpose(1, 2)
-        return self.keys[:, :, : self.used], self.values[:, :, : self.used]
 
 
 def _grow(buffer: torch.Tensor, capacity: int) -> torch.Tensor:
@@ -39,45 +51,39 @@ def _grow(buffer: torch.Tensor, capacity: int) -> torch.Tensor:
 
 
 class SlotCache(Cache):
-    """A KV cache in which each row keeps its own length."""
+    """A KV cache in which each row keeps its own length.
 
-    def __init__(self, n_layers: int):
-        super().__init__(layers=[SlotLayer() for _ in range(n_layers)])
+    Args:
+        n_layers: Of the decoder.
+        room: Rows at most.
+        capacity: Slots that are there from the beginning; more come as they are needed, in other memory.
+    """
 
-    def place(self, positions: torch.Tensor, used: int) -> None:
-        """Say where the next forward pass writes.
+    def __init__(self, n_layers: int, room: int, capacity: int = 0):
+        super().__init__(layers=[SlotLayer(room, capacity) for _ in range(n_layers)])
+
+    def place(self, rows: slice | torch.Tensor, index: torch.Tensor, positions: torch.Tensor, used: int) -> None:
+        """Say what the next forward pass reads and writes.
 
         Args:
+            rows: The rows that its tokens belong to, one each. A slice is read where it lies, others are copied.
+            index: The same rows as numbers [B].
             positions: Slot of every input token [B, n].
             used: Slots that are attended to, more than any position. A number of the host's: to read it off the
                 positions would make a GPU wait, at every token and in every layer.
         """
         for layer in self.layers:
-            layer.slots, layer.used = positions, used
+            layer.rows, layer.index, layer.slots, layer.used = rows, index, positions, used
 
-    def select(self, rows: torch.Tensor) -> None:
-        """Keep (or repeat) rows of the batch."""
-        for layer in self.layers:
-            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
-
-    def join(self, other: "SlotCache") -> None:
-        """Add the other cache's rows after these."""
+    def fill(self, start: int, other: "SlotCache", rows: torch.Tensor) -> None:
+        """Copy (or repeat) rows of another cache into the rows from `start` on."""
         for mine, theirs in zip(self.layers, other.layers, strict=True):
-            capacity = max(mine.keys.shape[2], theirs.keys.shape[2])
-            mine.keys = torch.cat([_grow(mine.keys, capacity), _grow(theirs.keys, capacity)])
-            mine.values = torch.cat([_grow(mine.values, capacity), _grow(theirs.values, capacity)])
+            mine.make_room(theirs.keys, theirs.values, theirs.used)
+            place, used = slice(start, start + len(rows)), slice(theirs.used)
+            mine.keys[place, :, used] = theirs.keys[rows, :, used]
+            mine.values[place, :, used] = theirs.values[rows, :, used]
 
-    def take(self, rows: torch.Tensor) -> "SlotCache":
-        """A copy of some rows, to go on with these alone for a while."""
-        part = SlotCache(len(self.layers))
-        for mine, theirs in zip(self.layers, part.layers, strict=True):
-            theirs.lazy_initialization(mine.keys, mine.values)
-            theirs.keys, theirs.values, theirs.used = mine.keys[rows], mine.values[rows], mine.used
-        return part
-
-    def put(self, rows: torch.Tensor, part: "SlotCache") -> None:
-        """Bring rows that were taken back to their places."""
-        for mine, theirs in zip(self.layers, part.layers, strict=True):
-            capacity = theirs.keys.shape[2]
-            mine.keys, mine.values = _grow(mine.keys, capacity), _grow(mine.values, capacity)
-            mine.keys[rows], mine.values[rows] = theirs.keys, theirs.values
+    def move(self, rows: torch.Tensor, places: torch.Tensor) -> None:
+        """Let rows take the places of others."""
+        for layer in self.layers:
+            layer.keys[places], layer.values[places] = layer.keys[rows], layer.values[rows]

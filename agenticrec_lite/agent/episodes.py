@@ -47,7 +47,8 @@ class Sampling:
     def choose(self, logits: torch.Tensor, drawn: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """The next token of each row, and its log-probability under softmax(logits / temperature).
 
-        A subclass may choose otherwise, for example to follow a script.
+        A subclass may choose otherwise, for example to follow a script. On a GPU this becomes a part of a CUDA graph,
+        which repeats what was done on the device and nothing that the host did.
 
         Args:
             logits: fp32 [B, V].

@@ -17,7 +17,6 @@ from importlib.util import find_spec
 import bitsandbytes
 import torch
 
-from agenticrec_lite.agent.cache import SlotCache
 from agenticrec_lite.agent.episodes import Group, Sampling
 from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.rollout import Batch
@@ -54,21 +53,25 @@ class TurnBatch(Batch):
     """The engine's batch, with turns written by a callable: no model, no cache and no logits of its own."""
 
     def __init__(self, chat: ChatFormat, sampling: Sampling, device, generate: Generate):
-        super().__init__(None, chat, sampling, None, device)
+        super().__init__(None, chat, sampling, None, device=device)
         self.generate = generate
 
-    def _prefill(self, prompts):
-        return SlotCache(0), *self._feed(prompts, None, torch.zeros(len(prompts), device=self.device), 0)
+    def _join(self, prompts, copies):
+        self.rows += range(len(self.trajectories) - len(copies), len(self.trajectories))
 
-    def _feed(self, blocks, cache, lengths, longest):
-        return torch.zeros(len(blocks), 1, device=self.device), lengths
+    def _move(self, rows, places):
+        pass
 
-    def _write_turn(self) -> tuple[list[list[int]], list[list[float]], list[int]]:
+    def _feed(self, rows, blocks):
+        pass
+
+    def _write(self) -> dict[int, tuple[list[int], list[float]]]:
         rows = [self.trajectories[row] for row in self.rows]
         prompts = [t.prompt_ids + t.completion_ids for t in rows]
         prompts += [[self.chat.end_of_turn]] * (max(processes.gather([len(rows)])) - len(rows))
         tokens, logprobs = self.generate(prompts)
-        return tokens, logprobs or [[0.0] * len(ids) for ids in tokens], [len(ids) for ids in tokens]
+        logprobs = logprobs or [[0.0] * len(ids) for ids in tokens]
+        return {r: (tokens[r], logprobs[r]) for r in range(len(rows))}
 
 
 @torch.no_grad()
