@@ -405,7 +405,7 @@ def test_sampling_is_by_temperature_alone_whatever_the_models_generation_config_
 def test_every_process_asks_for_equally_many_turns(trainer_of, vllm, monkeypatch):
     """With a server, trl deals completions out by the number that each process asked for."""
     trainer = trainer_of(SERVER)
-    groups = [q.group(trainer.chat, 1, 2) for q in trainer.questions.values()]
+    groups = [q.group(trainer.chat, 1, AGENT["max_calls"]) for q in trainer.questions.values()]
     trainer.vllm_generation.sync_weights()
     trainer._last_loaded_step = 0
     left = [6, 5, 2]  # rows of another process at each of its turns
