@@ -43,12 +43,14 @@ class Policy:
         tokenizer: With a chat template that knows the role "tool".
         brief: Whether its system prompt is the short one.
         tools: How its prompt describes the tools, "words" or "schemas".
+        revision: Of the model on the hub: a branch or a commit.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
     brief: bool = False
     tools: str = "words"
+    revision: str = "main"
 
 
 def load_policy(settings: dict, adapter: str | Path | None = None, trainable: bool = True) -> Policy:
@@ -92,7 +94,7 @@ def load_policy(settings: dict, adapter: str | Path | None = None, trainable: bo
     model = add_adapter(model, settings["lora"], adapter, trainable)
     for config in model.peft_config.values():
         config.base_model_name_or_path = settings["id"]  # what a saved adapter names: not a folder of this machine
-    return Policy(model, tokenizer, settings["brief"], settings["tools"])
+    return Policy(model, tokenizer, settings["brief"], settings["tools"], settings["revision"])
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ import io
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
@@ -332,6 +333,19 @@ def no_memory(tmp_path, monkeypatch):
         raise MemoryError
 
 
+def no_room_for_vllm(tmp_path, monkeypatch):
+    from agenticrec_lite.agent import vllm_engine
+    from agenticrec_lite.policy import load_policy
+    from agenticrec_lite.profiles import load_profile
+
+    def refuse(**_):
+        raise ValueError("No available memory for the cache blocks.")
+
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=refuse))
+    profile = load_profile("nano")
+    vllm_engine._vllm(load_policy(profile["policy"]), profile["agent"], 10, 50)
+
+
 def not_finite(tmp_path, monkeypatch):
     from agenticrec_lite.training import grpo
 
@@ -574,6 +588,7 @@ CASES: list[tuple[str, Callable, tuple[str, ...] | None]] = [
     ("... hold the same seed ...", two_runs, ("report", "{tmp}/own0", "{tmp}/own0")),
     ("The paper has no figures of ...", paper_figures, None),
     ("The memory does not suffice ...", no_memory, None),
+    ("vLLM cannot start ...", no_room_for_vllm, None),
     ("The last ... steps of ... moved nothing ...", not_finite, None),
     ("... must be a multiple of ...", nothing, (*RUN, "toystore", "--set", "rta.tasks_per_step=7")),
     ("Training is data-parallel ...", environment(ACCELERATE_USE_FSDP="true"), (*RUN, "toystore")),

@@ -10,8 +10,8 @@ from scipy.special import log_softmax
 from agenticrec_lite.agent.environment import RankingEnvironment
 from agenticrec_lite.agent.episodes import Group, Sampling
 from agenticrec_lite.agent.prompts import ChatFormat
-from agenticrec_lite.agent.rollout import rollout
 from agenticrec_lite.agent.trajectory import Trajectory
+from agenticrec_lite.agent.vllm_engine import play
 from agenticrec_lite.data.tasks import RankingTask
 from agenticrec_lite.evaluation.metrics import ranks_from_scores, summarize
 from agenticrec_lite.recommenders.base import Recommender
@@ -43,7 +43,7 @@ def play_tasks(
     contexts: Sequence[TaskContext],
     tasks: Sequence[RankingTask],
     sampling: Sampling,
-    max_calls: int = 10,
+    agent: dict,
     generator: torch.Generator | None = None,
     progress: str | None = None,
 ) -> list[Trajectory]:
@@ -53,17 +53,17 @@ def play_tasks(
         policy: A policy.Policy.
         contexts, tasks: The same length, in the same order.
         sampling: temperature 0 for the greedy decoding that is reported.
-        max_calls: Budget of tool calls.
+        agent: The profile's `agent` section: the budget of tool calls, and which engine plays.
         generator: For temperatures above 0.
         progress: Title of a progress bar.
     """
     chat = ChatFormat.of_policy(policy)
     groups = [
-        Group(task.task_id, chat.prompt_ids(context), [RankingEnvironment(context, max_calls=max_calls)])
+        Group(task.task_id, chat.prompt_ids(context), [RankingEnvironment(context, max_calls=agent["max_calls"])])
         for task, context in list(zip(tasks, contexts, strict=True))[processes.share(len(tasks))]
     ]
     progress = progress if processes.is_main() else None
-    played = processes.gather(rollout(policy.model, chat, groups, sampling, generator, progress))
+    played = processes.gather(play(policy, chat, groups, sampling, agent, generator, progress))
     for number, trajectory in enumerate(played):
         trajectory.group = number
     return played

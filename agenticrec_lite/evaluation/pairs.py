@@ -10,9 +10,9 @@ from numpy.typing import ArrayLike
 from agenticrec_lite.agent.episodes import Sampling
 from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.question import Question
-from agenticrec_lite.agent.rollout import rollout
 from agenticrec_lite.agent.scoring import pad, predictor_states, token_logprobs
 from agenticrec_lite.agent.trajectory import Trajectory
+from agenticrec_lite.agent.vllm_engine import play
 from agenticrec_lite.evaluation.metrics import user_bootstrap
 from agenticrec_lite.policy import Policy, autocast, base_model, merged
 from agenticrec_lite.rewards import pairwise_reward
@@ -42,7 +42,7 @@ def ask(policy: Policy, questions: Sequence[Question], agent: dict) -> list[Traj
     """
     chat = ChatFormat.of_policy(policy)
     groups = [question.group(chat, 1, agent["max_calls"]) for question in questions]
-    played = rollout(policy.model, chat, groups, Sampling.of(agent, 0.0))
+    played = play(policy, chat, groups, Sampling.of(agent, 0.0), agent)
     for trajectory, question in zip(played, questions, strict=True):
         trajectory.reward = pairwise_reward(trajectory, question.right)
     return played

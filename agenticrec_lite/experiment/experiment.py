@@ -164,7 +164,7 @@ class Experiment:
         """One trajectory a task, by a policy (the one as it is now by default)."""
         agent = self.profile["agent"]
         return evaluate.play_tasks(
-            policy or self.policy, contexts, tasks, Sampling.of(agent, temperature), agent["max_calls"],
+            policy or self.policy, contexts, tasks, Sampling.of(agent, temperature), agent,
             torch.Generator().manual_seed(processes.own_seed(self.seed)), title,
         )  # fmt: skip
 

@@ -80,11 +80,13 @@ class Tasks(Section):
 
 
 class Vllm(Section):
-    mode: Literal["colocate", "server"] = Field("colocate", description="vLLM in this process, or a server of its own")
+    mode: Literal["colocate", "server"] = Field(
+        "colocate", description="vLLM in this process, or a server, through trl: in training only, not in NF4"
+    )
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = Field(
         0.3, description="part of the GPU's memory that vLLM takes, if in this process"
     )
-    tensor_parallel_size: Count = Field(1, description="GPUs that share the model")
+    tensor_parallel_size: Count = Field(1, description="GPUs that share the model; 1 if in this process")
     enable_sleep_mode: bool = Field(False, description="whether vLLM frees its memory while the policy is trained")
     server_base_url: Address | None = Field(
         None, description="address of the server; null is trl's default",
@@ -109,9 +111,9 @@ class Agent(Section):
     batch_rows: Count = Field(description="trajectories decoded together")
     merge: bool = Field(description="while decoding, merge the adapter into dequantised weights; only in float32")
     engine: Literal["own", "vllm"] = Field(
-        "own", description="what plays training's rollouts: own, or vllm through trl"
+        "own", description="what plays, in training and evaluation: own, or vllm (not tried on a card)"
     )
-    vllm: Vllm = Field(default_factory=Vllm, description="trl's arguments for vLLM, its vllm_...")
+    vllm: Vllm = Field(default_factory=Vllm, description="how vLLM runs")
 
 
 class Stage(Section):

@@ -11,6 +11,7 @@ from trl import GRPOConfig, SFTConfig
 
 from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.question import Question
+from agenticrec_lite.agent.vllm_engine import turn_parameters
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.policy import precision
 from agenticrec_lite.runs import processes
@@ -90,24 +91,16 @@ def average_gradients(model: torch.nn.Module) -> None:
         parameter.grad = part.view_as(parameter).clone()
 
 
-def vllm_arguments(agent: dict, chat: ChatFormat, questions: Sequence[Question]) -> dict:
-    """trl's arguments for rollouts by vLLM; it reserves room for the longest trajectory that may come.
-
-    Sampling is by temperature alone, as the engine's: the top_k and top_p that a model's generation_config.json may
-    bring (Qwen3: 20 and .95), and its further end tokens, are set aside by what each request says. That holds in a
-    server too, whose own defaults are used only for what a request leaves out.
-    """
+def server_arguments(agent: dict, chat: ChatFormat, questions: Sequence[Question]) -> dict:
+    """trl's arguments for rollouts by a server of vLLM; it reserves room for the longest trajectory that may come."""
     longest = max(len(chat.prompt_ids(q.context, q.kind)) for q in questions)
     return {
         "use_vllm": True,
         "vllm_importance_sampling_correction": False,
         "vllm_max_model_length": longest + agent["max_completion_tokens"] + agent["max_turn_tokens"],
-        "generation_kwargs": {
-            "max_tokens": agent["max_turn_tokens"], "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0,
-            "ignore_eos": True, "stop_token_ids": [chat.end_of_turn],
-        },
+        "generation_kwargs": turn_parameters(agent["max_turn_tokens"], chat.end_of_turn),
         **{f"vllm_{name}": value for name, value in agent["vllm"].items()},
-    }  # fmt: skip
+    }
 
 
 def check_settings(settings: dict) -> None:

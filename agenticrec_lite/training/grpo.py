@@ -24,13 +24,13 @@ from agenticrec_lite.agent.question import Question
 from agenticrec_lite.agent.rollout import rollout
 from agenticrec_lite.agent.scoring import action_logprobs
 from agenticrec_lite.agent.trajectory import Trajectory
-from agenticrec_lite.agent.vllm_engine import rollout_by_turns, vllm_here
+from agenticrec_lite.agent.vllm_engine import rollout_by_turns, rollout_by_vllm, vllm_here, vllm_plays
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.policy import Policy, fp32_adapter
 from agenticrec_lite.rewards import group_advantages
 from agenticrec_lite.runs import Run, processes, threads
 from agenticrec_lite.tools import tools_of
-from agenticrec_lite.training.arguments import average_gradients, grpo_config, vllm_arguments
+from agenticrec_lite.training.arguments import average_gradients, grpo_config, server_arguments
 from agenticrec_lite.training.checkpoint import Checkpoints
 from agenticrec_lite.training.metrics import step_metrics, trajectory_rows
 
@@ -91,8 +91,10 @@ class ListwiseGRPOTrainer(GRPOTrainer):
         self.trajectories, self.history = [], checkpoints.history if checkpoints else []
         about = {"desc": stage.upper(), "unit": "step", "disable": not processes.is_main()}
         self.bar = tqdm(total=settings["steps"], initial=len(self.history), **about)
-        self.by_turns = agent.get("engine") == "vllm" and vllm_here(policy.model)
-        more = vllm_arguments(agent, self.chat, questions) if self.by_turns else {}
+        self.policy = policy
+        server = agent.get("engine") == "vllm" and agent["vllm"]["mode"] == "server"
+        self.by_server = server and vllm_here(policy.model, agent["vllm"])
+        more = server_arguments(agent, self.chat, questions) if self.by_server else {}
         dtype = str(policy.model.dtype).removeprefix("torch.")
         super().__init__(
             policy.model,
@@ -127,14 +129,16 @@ class ListwiseGRPOTrainer(GRPOTrainer):
     def sampled_rollouts(self, questions: Sequence[Question]) -> list[Trajectory]:
         """A group of sampled trajectories for each question."""
         groups = [q.group(self.chat, self.num_generations, self.agent["max_calls"]) for q in questions]
-        if self.by_turns:
+        if self.by_server:
             return rollout_by_turns(groups, self.chat, self.sampling, self.model.device, self.write_turns)
+        if vllm_plays(self.policy, self.sampling, self.agent):
+            return rollout_by_vllm(self.policy, self.chat, groups, self.sampling, self.agent)
         seed = processes.own_seed(self.seed * 1_000_003 + self.state.global_step)
         generator = torch.Generator().manual_seed(seed)
         return rollout(self.model, self.chat, groups, self.sampling, generator)
 
     def write_turns(self, prompts: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[list[float]] | None]:
-        """A turn after each prompt, by trl, whose `use_vllm` flags hand it to vLLM."""
+        """A turn after each prompt, by trl, whose `use_vllm` flags hand it to a server of vLLM."""
         return self._generate_single_turn(prompts, None, {}, 1)
 
     def _generate_and_score_completions(self, inputs):
