@@ -44,6 +44,7 @@ UNLISTED = {
     "{} As far as {} came": "carries the sentence of a notebook, which is in the table",
     "{}: an output names a path of this machine": "stops the makers of notebooks, not their readers",
     "{} failed with {}: {} (as far as it came": "carries the sentence of a notebook, which is in the table",
+    "{} is of {}, which may not be published": "stops the maker of the site's page, not its readers",
     "The kernel of {} was stopped": "says itself all there is to do",
     "No finished run is there; make one with: {}": "a case needs a notebook; its sentence is in the table",
     "An answer is {} different numbers": "the game says it and goes on; tests/test_play.py has the case",
