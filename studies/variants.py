@@ -85,11 +85,8 @@ VARIANTS: dict[str, Variant] = {
     "asks-weighed": Variant("The tools' sequential recommender is a larger GRU4Rec that knows items by the catalogue "
                             "alone", "all", "ppr", parts={"evidence": evidence.asking("weighed")}),
     "leak": Variant("Tools that have seen the training targets", parts={"evidence": changes.leaked}),
-    "centred": Variant("Advantages are not divided by the group's standard deviation, as in the paper",
-                       settings={"rta.scale_rewards": "none"}),
-    "undropped": Variant("Groups of negative rewards are kept, and nothing is divided", against="centred",
-                         settings={"rta.scale_rewards": "none"},
-                         parts={"advantages": changes.undropped_advantages}),
+    "std": Variant("Advantages divided by the group's standard deviation", settings={"rta.scale_rewards": "group"}),
+    "undropped": Variant("Groups of negative rewards are kept", parts={"advantages": changes.undropped_advantages}),
     "no-bonus": Variant("No + 0.1 for a first place with a tool", parts={"reward": changes.without_bonus}),
     "random-reward": Variant("Rewards that know nothing of the positive", against="frozen_greedy",
                              parts={"reward": changes.at_random}),

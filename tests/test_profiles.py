@@ -277,7 +277,7 @@ def test_describe_says_type_range_value_and_meaning():
     assert list(table.columns) == ["setting", "type", "range", "value", "meaning"] and list(table.setting) == [*FIELDS]
     rows = table.set_index("setting")
     assert rows.loc["rta.group_size"].tolist()[:3] == ["a whole number", "2 or more", 8]
-    assert rows.loc["rta.learning_rate"].tolist()[:3] == ["a number", "above 0 and below 1", 6e-3]
+    assert rows.loc["rta.learning_rate"].tolist()[:3] == ["a number", "above 0 and below 1", 4e-3]
     assert rows.loc["policy.quantize"].tolist()[:3] == ["a word", "nf4 or none", "nf4"]
     assert rows.value["policy.brief"] is True and rows.value["agent.vllm.server_base_url"] is None
     assert set(describe("agent.vllm").setting) == {name for name in FIELDS if name.startswith("agent.vllm.")}

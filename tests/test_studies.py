@@ -418,8 +418,8 @@ def test_tables_of_studies_are_in_the_report_and_what_was_not_run_has_a_cost(res
     assert "# A title\n\nA text.\n\n| a | b |" in (text := full_report([folder])) and "| 0.250 |" in text
     played = {("ml-100k", "nano"): {"leak": [1], "half": [1]}}
     left = {(dataset, name): n for dataset, name, n in remaining.missing(played)}
-    assert left["ml-100k", "leak"] == 2 and left["ml-100k", "centred"] == 3 and ("ml-100k", "half") not in left
-    assert left["toystore", "sft"] == 3 and ("toystore", "centred") not in left and left["ml-100k", "group-2"] == 1
+    assert left["ml-100k", "leak"] == 2 and left["ml-100k", "std"] == 3 and ("ml-100k", "half") not in left
+    assert left["toystore", "sft"] == 3 and ("toystore", "std") not in left and left["ml-100k", "group-2"] == 1
     seconds = {"recommenders": 60.0, "rta": 240.0, "evaluate_rta": 60.0, "ppr": 90.0, "evaluate_ppr": 30.0}
     (tmp_path / "run").mkdir()
     (tmp_path / "run/result.json").write_text(json.dumps({"seconds": seconds}))
