@@ -91,9 +91,10 @@ def test_a_read_only_folder_of_notebooks_is_enough(tmp_path):
     )
     command = [sys.executable, "-c", code, str(folder), str(out)]
     if os.geteuid() == 0:  # whom no mode stops
-        command = ["unshare", "--mount", "sh", "-c", READ_ONLY, str(folder), *command]
-        if subprocess.run(["unshare", "--mount", "true"], check=False).returncode:
+        alone = ["unshare", "--mount", "sh", "-c", READ_ONLY, str(folder)]
+        if subprocess.run([*alone, "true"], check=False).returncode:
             pytest.skip("root may not mount here")
+        command = [*alone, *command]
     folder.chmod(0o555)
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     folder.chmod(0o755)
