@@ -80,12 +80,13 @@ def fresh_runtime(standin: Path) -> Iterator[Path]:
 def prepare(runtime: Path, address: str) -> None:
     """A repository at the address that the cells clone from, the data in the cache, and an empty /content."""
     subprocess.run(["git", "clone", "-q", "--no-hardlinks", ROOT, runtime / "src"], check=True)
-    (runtime / HOME.lstrip("/")).mkdir()
+    home = runtime / HOME.lstrip("/")
+    home.mkdir()
     settings = f'[url "file:///src"]\n    insteadOf = {address}\n[safe]\n    directory = *\n'
-    (runtime / HOME.lstrip("/") / ".gitconfig").write_text(settings, encoding="utf-8")
+    (home / ".gitconfig").write_text(settings, encoding="utf-8")
     cache = Path.home() / ".cache" / "agenticrec_lite"
     if cache.exists():
-        shutil.copytree(cache, runtime / HOME.lstrip("/") / ".cache" / "agenticrec_lite")
+        shutil.copytree(cache, home / ".cache" / "agenticrec_lite")
     (runtime / "content").mkdir()
 
 
