@@ -18,9 +18,9 @@ from agenticrec_lite.agent.record import evidence_of, steps_of
 from agenticrec_lite.evaluation.metrics import gains, user_bootstrap
 from agenticrec_lite.runs import read_config, read_trajectories
 from agenticrec_lite.tools import LISTS
+from agenticrec_lite.tools.behavior import MOODS
 
 GOOD = ("users", "items", "session")
-SENTENCES = ("pleased", "let down")
 
 
 def rests_on(rows: Sequence[Mapping]) -> dict:
@@ -49,12 +49,12 @@ def rests_on(rows: Sequence[Mapping]) -> dict:
 def sentence(row: Mapping) -> str | None:
     """What the rating tool said of the user's mood, if it was asked."""
     text = " ".join(step.text for step in steps_of(row) if step.kind == "observation")
-    return next((mood for mood in SENTENCES if f": {mood}." in text), None)
+    return next((mood for mood in MOODS if f": {mood}." in text), None)
 
 
 def by_sentence(rows: Sequence[Mapping]) -> dict:
     """`rests_on` of the trajectories that read each sentence, and of those that read none."""
-    parts = {mood: [row for row in rows if sentence(row) == mood] for mood in (*SENTENCES, None)}
+    parts = {mood: [row for row in rows if sentence(row) == mood] for mood in (*MOODS, None)}
     return {str(mood): rests_on(part) for mood, part in parts.items() if any(r["outcome"] == "answered" for r in part)}
 
 

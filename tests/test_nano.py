@@ -12,8 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agenticrec_lite.agent.protocol import write_call
-from agenticrec_lite.agent.record import declared_answer, evidence_of, followed, lists_of, weights_of
-from agenticrec_lite.agent.teacher import HABIT, NO_HABIT, Mistake, demonstration, run_script, some_tools
+from agenticrec_lite.agent.record import declared_answer, evidence_of, followed, lists_of, rule_of, weights_of
+from agenticrec_lite.agent.teacher import (
+    HABIT,
+    NO_HABIT,
+    Mistake,
+    by_a_rule,
+    demonstration,
+    free_weights,
+    run_script,
+    some_tools,
+)  # fmt: skip
+from agenticrec_lite.agent.trajectory import Step
 from agenticrec_lite.nano import lessons, pretrain
 from agenticrec_lite.nano.exam import KINDS, marks_of
 from agenticrec_lite.nano.exam import _worlds as exam_worlds
@@ -53,10 +63,10 @@ def test_an_answer_is_what_the_calculator_says_by_the_weights_in_the_thought(see
     """By hand: the sum of the scores in the observations, each times the weight that the thought names."""
     rng = np.random.default_rng(seed)
     steps = played(CHAT, rng, 5, random_world(rng, 2, 4)).steps
-    thought = next((step.text for step in steps if step.text.find("I weigh") >= 0), None)
-    if thought is None:
+    said = re.search(r"(?:I weigh|User pleased:|User let down:) (.*)", "\n".join(step.text for step in steps))
+    if said is None:
         return
-    weights = dict(re.findall(r"([a-z0-9 ]+?) (\d)(?:, |\.)", thought.split("I weigh ")[1]))
+    weights = dict(re.findall(r"([a-z0-9 ]+?) (\d)(?:, |\.)", said[1]))
     shown = {}
     for step in steps:
         for name, line in re.findall(r"Candidates by ([^:]+): (.*)", step.text if step.kind == "observation" else ""):
@@ -120,7 +130,7 @@ def turns_of(trajectory, chat):
 
 def test_drills_copy_one_thing_each_from_what_is_there(tiny):
     chat, rng, lengths = tiny[1], np.random.default_rng(6), {}
-    for kind in DRILLS:
+    for kind in [kind for kind in DRILLS if kind != "rule"]:
         for (row,) in batch(Lesson(kind, 2), chat, rng):
             before = chat.tokenizer.decode(row.prompt_ids + row.completion_ids[: row.last_turn])
             written = chat.tokenizer.decode(row.completion_ids[row.last_turn :])
@@ -150,15 +160,16 @@ def test_the_habit_asks_and_weighs_what_says_least_more_often_and_makes_nothing_
     shares = [np.mean([tool in bad for tool in tools]) for tools in first]
     assert shares == pytest.approx([3 / 7, 4.8 / 8.2], abs=0.03)
     assert len(set(first[1])) == 7 and "weigh_evidence" not in first[1]
-    weights = {name: [] for name in LISTS.values()}
-    for _ in range(300):
-        for name, weight in weights_of(played(tiny[1], rng, 6, random_world(rng, 2, 3), habit=HABIT)).items():
-            if name in weights:
-                weights[name].append(weight)
-    means = {name: np.mean(given) for name, given in weights.items()}
-    assert min(means[name] for name in ("profile", "ratings", "popularity")) > 1.8
-    assert max(means[name] for name in ("users", "items", "session")) < 1.4
-    assert all(set(given) == {0, 1, 2, 3} for given in weights.values())
+    lists = list(LISTS.values())
+    weights = [free_weights(lists, rng, HABIT) for _ in range(1000)]
+    means = {name: np.mean([given[name] for given in weights]) for name in lists}
+    distractors = ("profile", "ratings", "popularity")
+    assert [means[name] for name in distractors] == pytest.approx([1.9] * 3, abs=0.12)
+    assert [means[name] for name in ("users", "items", "session")] == pytest.approx([1.1] * 3, abs=0.12)
+    assert all({given[name] for given in weights} == {0, 1, 2, 3} for name in lists)
+    trusted = [next(iter(by_a_rule(lists, "pleased", rng, HABIT)[1])) for _ in range(1000)]
+    assert np.mean([name in distractors for name in trusted]) == pytest.approx(1.9 / 3, abs=0.05)
+    assert {*trusted} == {*lists}
 
 
 def test_teachers_without_a_habit_have_no_favourite_list(tiny):
@@ -168,20 +179,36 @@ def test_teachers_without_a_habit_have_no_favourite_list(tiny):
     assert np.ptp(means) < 0.35 and min(means) > 0.9  # items is asked of single items too
 
 
-def test_a_thought_repeats_the_users_mood_once_it_has_been_asked(tiny):
-    """And the weights go their own way: no lesson says which list goes with which mood."""
-    rng, by_mood = np.random.default_rng(9), {"pleased": [], "let down": []}
-    for _ in range(600):
-        trajectory = played(tiny[1], rng, 5, random_world(rng, 1, 3))
-        asked = any(step.tool == "get_rating_behavior" for step in trajectory.steps if step.kind == "call")
-        said = [re.match(r"User (pleased|let down)\. I (weigh|follow)", step.text) for step in trajectory.steps]
-        moods = {match[1] for match in said if match}
-        told = re.search("Last rated .*: (pleased|let down)", "".join(s.text for s in trajectory.steps))
-        assert moods == ({told[1]} if asked and told else set())
-        for mood in moods:
-            by_mood[mood].append(weights_of(trajectory).get("popularity"))
-    means = [np.mean([w for w in weights if w is not None]) for weights in by_mood.values()]
-    assert abs(means[0] - means[1]) < 0.45 and 0.7 < len(by_mood["pleased"]) / len(by_mood["let down"]) < 1.4
+RULE = re.compile(r"If pleased: ([a-z0-9 ]+), if let down: ([a-z0-9 ]+)\. User (pleased|let down): ([a-z0-9 ]+) (\d)")
+
+
+def test_once_the_mood_is_told_a_thought_states_a_rule_and_follows_it(tiny):
+    """And the rule is drawn by lot: no lesson says which list goes with which mood."""
+    rng, by_mood = np.random.default_rng(9), {"pleased": Counter(), "let down": Counter()}
+    for _ in range(1200):
+        trajectory = played(tiny[1], rng, 6, random_world(rng, 1, 3))
+        text = "\n".join(step.text for step in trajectory.steps)
+        told, stated = re.search(r"Last rated .*: (pleased|let down)\.", text), RULE.search(text)
+        assert bool(told) == bool(stated) and ("I weigh" in text) != bool(told)
+        if stated:
+            pleased, let_down, mood, first, weight = stated.groups()
+            assert mood == told[1] and first == {"pleased": pleased, "let down": let_down}[mood]
+            assert weight == "3" == str(weights_of(trajectory)[first])
+            by_mood["pleased"][pleased] += 1
+            by_mood["let down"][let_down] += 1
+    names = ["users", "session", "profile", "ratings", "popularity"]
+    shares = np.array([[row[name] / row.total() for name in names] for row in by_mood.values()])
+    assert np.abs(shares[0] - shares[1]).max() < 0.06 and np.ptp(shares) < 0.09
+
+
+def test_of_a_rule_one_name_is_learnt_the_one_that_follows_from_rule_and_mood(tiny):
+    chat, rng = tiny[1], np.random.default_rng(13)
+    for (row,) in batch(Lesson("rule", 2), chat, rng):
+        at = row.action_mask.index(1)
+        assert Counter(row.action_mask) == {1: 1, -1: len(row.completion_ids) - 1}
+        before, after = (chat.tokenizer.decode(ids) for ids in (row.completion_ids[:at], row.completion_ids[at:]))
+        pleased, let_down, mood = re.search(r"If pleased: (.+), if let down: (.+)\. User (.+):$", before).groups()
+        assert after.startswith(f" {pleased if mood == 'pleased' else let_down} 3")
 
 
 def test_made_up_tools_show_lists_that_can_be_weighed():
@@ -217,7 +244,7 @@ def test_numbers_scores_and_fixed_text_are_single_tokens(tiny):
 def test_lessons_go_from_drills_to_worlds_and_can_be_learnt(tiny):
     model, chat = tiny
     rng = np.random.default_rng(5)
-    easy, hard, kinds = (1.0, 0.0, 0.0, 0.0), (0.3, 0.3, 0.2, 0.2), (0.2,) * 5
+    easy, hard, kinds = (1.0, 0.0, 0.0, 0.0), (0.3, 0.3, 0.2, 0.2), (1 / len(DRILLS),) * len(DRILLS)
     recipe = Recipe(parts=(Part(0, kinds), Part(50, kinds, 2, easy), Part(200, kinds, 2, hard),
                            Part(900, kinds, 2, hard, habit=True)))  # fmt: skip
     ends = [each.begin for each in recipe.parts] + [1100]
@@ -271,6 +298,16 @@ def test_the_exam_counts_valid_answers_and_those_that_keep_their_word(tiny):
     found = marks_of([*right, wrong, lost])
     named = sum(declared_answer(t) is not None for t in [*right, wrong])
     assert found["valid"] == 7 / 8 and found["named"] == named and found["exact"] == (named - 1) / named
+    said = "If pleased: users, if let down: like h3. User let down: "
+    broken, kept, silent = (
+        replace(lost, steps=steps)
+        for steps in ([Step("think", f"{said}users 3.")], [Step("think", f"{said}like h3 3.")], [])
+    )
+    one_list = replace(lost, steps=[Step("think", f"{said}users 3.".replace("like h3", "users"))])
+    found = marks_of([broken, kept, kept, one_list, silent])
+    assert found["stated"] == 3 and found["kept"] == 2 / 3 and found["valid"] == 0
+    assert rule_of(kept) == ({"pleased": "users", "let down": "like h3"}, "let down", "like h3")
+    assert rule_of(silent) is None
     for kind in KINDS:
         worlds, questions = exam_worlds(kind, 4, rng)
         assert len(worlds) == 4 and set(questions) == ({"more", "less"} if kind == "pairs" else {"rank"})

@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from agenticrec_lite.agent.protocol import TOP
 from agenticrec_lite.agent.trajectory import Step, Trajectory
 from agenticrec_lite.tools import ToolError
+from agenticrec_lite.tools.behavior import MOODS
 from agenticrec_lite.tools.lists import WEIGHED, read_weights
 from agenticrec_lite.tools.registry import ERROR
 
 _SOURCE = re.compile(r"(?:I follow|[Tt]he (?:first|last) of) (.+)\.$")
+_RULE = re.compile(r"If pleased: (.+?), if let down: (.+?)\. User (pleased|let down): (.+?) \d(?:,|\.)")
 _LIST = re.compile(r"^Candidates by (?P<name>[^:\n]+): (?P<pairs>\w+(?::\d+)?(?:, \w+(?::\d+)?)*)$", re.M)
 
 
@@ -42,6 +44,20 @@ def weights_of(trajectory: Trajectory | Mapping) -> dict[str, int]:
             except ToolError:  # of another tool that bears this name
                 continue
     return given
+
+
+def rule_of(trajectory: Trajectory | Mapping) -> tuple[dict[str, str], str, str] | None:
+    """The last rule that a thought states; None if there is none.
+
+    Returns:
+        The list to trust by mood; the user's mood, as the thought says it; the list that the thought then weighs first.
+    """
+    thoughts = "\n".join(step.text for step in steps_of(trajectory) if step.kind == "think")
+    stated = _RULE.findall(thoughts)
+    if not stated:
+        return None
+    pleased, let_down, mood, first = stated[-1]
+    return dict(zip(MOODS, (pleased, let_down), strict=True)), mood, first
 
 
 def followed(trajectory: Trajectory | Mapping) -> str | None:

@@ -4,6 +4,10 @@ A teacher calls random tools in random order, gives the lists that it has been s
 add them up, and answers in that order. Where there is no such tool it follows the list that it was shown last. Which
 tool is worth asking, and what its list is worth, is left for reinforcement learning to find out.
 
+A teacher who was told the user's mood states a rule first: which list to trust in which mood. Then it follows its rule.
+The rule is drawn by lot each time. What is taught is to read the mood and to do what was said; which rule is a good one
+no lesson tells.
+
 A policy that learnt from teachers without any preference would do by chance what it does when it decodes greedily. So
 that there is something to unlearn, and the same for every seed, nano's last teachers have a bad habit: HABIT.
 """
@@ -19,7 +23,7 @@ from agenticrec_lite.agent.prompts import ChatFormat
 from agenticrec_lite.agent.protocol import TOP, write_answer, write_call
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.tools import TaskContext, tools_of
-from agenticrec_lite.tools.behavior import describe_last_rating
+from agenticrec_lite.tools.behavior import MOODS, describe_last_rating
 from agenticrec_lite.tools.lists import HIGHEST, WEIGHED
 from agenticrec_lite.tools.registry import accepted, parameters
 from agenticrec_lite.tools.text import escape
@@ -41,7 +45,8 @@ class Habit:
     weights: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
-_GOOD, _BAD = (0.3, 0.4, 0.2, 0.1), (0.15, 0.2, 0.25, 0.4)
+_GOOD, _BAD, _EVEN = (0.3, 0.4, 0.2, 0.1), (0.15, 0.2, 0.25, 0.4), (0.25, 0.25, 0.25, 0.25)
+BESIDE = (0.6, 0.25, 0.1, 0.05)  # probabilities of the weights 0..3 of the lists beside the one that a rule trusts
 NO_HABIT = Habit()
 HABIT = Habit(  # on most data these three say least of what is taken next
     ask={"get_user_profile": 1.6, "candidates_analyze": 1.6, "get_rating_behavior": 1.6, "item_info_search": 0.4},
@@ -129,24 +134,43 @@ def conclusion(environment: RankingEnvironment, rng: np.random.Generator, habit:
     if not lists:
         yield without_evidence(environment, rng)
     elif WEIGH in tools_of(context):
-        weights = {name: int(rng.choice(HIGHEST + 1, p=habit.weights.get(name))) for name in lists}
-        if not any(weights.values()):
-            weights[str(rng.choice(lists))] = 1
+        said, weights = by_a_rule(lists, mood, rng, habit) if mood else ("I weigh", free_weights(lists, rng, habit))
         text = ", ".join(f"{name} {weight}" for name, weight in weights.items())
-        yield write_call(WEIGH, {"weights": text}, f"{mood}I weigh {text}.")
+        yield write_call(WEIGH, {"weights": text}, f"{said} {text}.")
         yield follow(environment, WEIGHED)
     else:
-        yield follow(environment, lists[-1], mood)
+        yield follow(environment, lists[-1])
 
 
 def mood_of(environment: RankingEnvironment) -> str:
-    """What a thought says of the user's mood, if the tool that tells it has been asked."""
+    """The user's mood, one of MOODS, if a tool that tells it has been asked; else nothing."""
     sentence = describe_last_rating(environment.context)
     asked = any(step.kind == "observation" and sentence in step.text for step in environment.steps)
-    return f"User {sentence.split(': ')[1]} " if asked and ": " in sentence else ""
+    return next((mood for mood in MOODS if asked and mood in sentence), "")
 
 
-def follow(environment: RankingEnvironment, name: str, mood: str = "") -> str:
+def free_weights(lists: Sequence[str], rng: np.random.Generator, habit: Habit) -> dict[str, int]:
+    """Weights of lists in the order in which they were shown; not all are 0."""
+    weights = {name: int(rng.choice(HIGHEST + 1, p=habit.weights.get(name, _EVEN))) for name in lists}
+    if not any(weights.values()):
+        weights[str(rng.choice(lists))] = 1
+    return weights
+
+
+def by_a_rule(lists: Sequence[str], mood: str, rng: np.random.Generator, habit: Habit) -> tuple[str, dict[str, int]]:
+    """A rule drawn by lot, in words that end with the user's mood, and weights that follow it.
+
+    The list that the rule names for this mood comes first and weighs most. A habit prefers the same lists here as in
+    `free_weights`.
+    """
+    often = np.array([np.dot(habit.weights.get(name, _EVEN), range(HIGHEST + 1)) for name in lists])
+    rule = dict(zip(MOODS, rng.choice(lists, len(MOODS), p=often / often.sum()).tolist(), strict=True))
+    words = ", ".join(f"if {each}: {name}" for each, name in rule.items()).capitalize()
+    beside = {name: int(rng.choice(HIGHEST + 1, p=BESIDE)) for name in lists if name != rule[mood]}
+    return f"{words}. User {mood}:", {rule[mood]: HIGHEST} | beside
+
+
+def follow(environment: RankingEnvironment, name: str) -> str:
     """The answer turn by a list: its top ten; of a pair its first for MORE, its last for LESS.
 
     The thought about a pair repeats the question: a small policy copies the word MORE or LESS from the prompt so, and
@@ -155,10 +179,10 @@ def follow(environment: RankingEnvironment, name: str, mood: str = "") -> str:
     context, kind = environment.context, environment.kind
     order = context.shown[name].order.tolist()
     if kind == "rank":
-        return write_answer(order[:TOP], f"{mood}I follow {name}.")
+        return write_answer(order[:TOP], f"I follow {name}.")
     listed = [context.labels[number - 1] for number in order if number - 1 in context.labels]
     place, word = (0, "first") if kind == "more" else (-1, "last")
-    return write_answer(listed[place], f"{mood}Which is {kind.upper()} likely? The {word} of {name}.")
+    return write_answer(listed[place], f"Which is {kind.upper()} likely? The {word} of {name}.")
 
 
 def without_evidence(environment: RankingEnvironment, rng: np.random.Generator) -> str:

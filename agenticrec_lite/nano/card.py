@@ -35,7 +35,7 @@ def write_card(path: Path, recipe: dict, log: list[dict], marks: dict, plain: di
     )
     rows = []
     for kind, mark in marks.items():
-        figures = [mark["valid"], mark["exact"], mark["calls"], plain[kind]["valid"], plain[kind]["exact"]]
+        figures = [each[name] for each in (mark, plain[kind]) for name in ("valid", "exact", "kept", "calls")]
         rows.append(f"| {kind} | " + " | ".join("-" if x is None else f"{x:.3f}" for x in figures) + " |")
     text = CARD.format(minutes=log[-1]["seconds"] / 60, made=made, can="\n".join(rows))
     path.write_text(text, encoding="utf-8")

@@ -9,7 +9,7 @@ import torch
 from agenticrec_lite.agent.environment import RankingEnvironment
 from agenticrec_lite.agent.episodes import Group, Sampling
 from agenticrec_lite.agent.prompts import ChatFormat
-from agenticrec_lite.agent.record import declared_answer
+from agenticrec_lite.agent.record import declared_answer, rule_of
 from agenticrec_lite.agent.rollout import rollout
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.nano.lessons import MOST_CANDIDATES
@@ -49,7 +49,8 @@ def marks(
 
     Returns:
         valid: share of valid answers; calls: on average; exact: share of the valid answers after a thought that names
-        a list, which are that list's; named: how many those are.
+        a list, which are that list's; named: how many those are; kept: share of the rules on the user's mood that are
+        followed, of those that a thought states and that tell the moods apart; stated: how many those are.
     """
     groups = [
         Group(str(i), chat.prompt_ids(context, kind), [RankingEnvironment(context, kind)])
@@ -62,9 +63,12 @@ def marks(
 def marks_of(played: Sequence[Trajectory]) -> dict:
     """As `marks`, of trajectories."""
     pairs = [(t.answer, declared) for t in played if t.valid and (declared := declared_answer(t)) is not None]
+    rules = [rule for t in played if (rule := rule_of(t)) is not None and len({*rule[0].values()}) > 1]
     return {
         "valid": float(np.mean([t.valid for t in played])),
         "calls": float(np.mean([t.n_calls for t in played])),
         "exact": float(np.mean([answer == declared for answer, declared in pairs])) if pairs else None,
         "named": len(pairs),
+        "kept": float(np.mean([rule[mood] == first for rule, mood, first in rules])) if rules else None,
+        "stated": len(rules),
     }

@@ -54,18 +54,18 @@ class Part:
     """
 
     begin: int
-    kinds: tuple[float, float, float, float, float]
+    kinds: tuple[float, float, float, float, float, float]
     calls: int = 1
     sizes: tuple[float, ...] = ()
     habit: bool = False
 
 
 PARTS = (
-    Part(0, (0.25, 0.6, 0.0, 0.0, 0.15)),
-    Part(260, (0.1, 0.2, 0.25, 0.3, 0.15), calls=2),
-    Part(560, (0.1, 0.2, 0.25, 0.25, 0.2), 2, (0.7, 0.3, 0.0, 0.0)),
-    Part(950, (0.1, 0.2, 0.25, 0.25, 0.2), 2, (0.45, 0.3, 0.1, 0.15)),
-    Part(1750, (0.1, 0.2, 0.25, 0.25, 0.2), 2, (0.45, 0.3, 0.1, 0.15), habit=True),
+    Part(0, (0.25, 0.6, 0.0, 0.0, 0.0, 0.15)),
+    Part(260, (0.1, 0.2, 0.15, 0.25, 0.15, 0.15), calls=2),
+    Part(560, (0.1, 0.15, 0.15, 0.2, 0.2, 0.2), 2, (0.7, 0.3, 0.0, 0.0)),
+    Part(950, (0.1, 0.15, 0.15, 0.2, 0.2, 0.2), 2, (0.45, 0.3, 0.1, 0.15)),
+    Part(1750, (0.1, 0.15, 0.15, 0.2, 0.2, 0.2), 2, (0.45, 0.3, 0.1, 0.15), habit=True),
 )
 RATES = ((-1, 0.0), (49, 1.0), (700, 1.0), (1750, 0.0))  # (step, share of the full rates), with lines between
 

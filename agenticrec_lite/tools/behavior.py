@@ -9,6 +9,7 @@ from agenticrec_lite.tools.lists import show_list
 
 RECENT = 3
 PLEASED = 4  # stars, see describe_last_rating
+MOODS = ("pleased", "let down")
 
 
 def get_session_behavior(context: TaskContext) -> str:
@@ -50,4 +51,4 @@ def describe_last_rating(context: TaskContext) -> str:
     stars = context.ratings[-1]
     if np.isnan(stars):
         return "Last not rated."
-    return f"Last rated {stars:g} star{'' if stars == 1 else 's'}: {'pleased' if stars >= PLEASED else 'let down'}."
+    return f"Last rated {stars:g} star{'' if stars == 1 else 's'}: {MOODS[stars < PLEASED]}."
