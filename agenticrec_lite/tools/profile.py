@@ -5,6 +5,7 @@ from collections import Counter
 
 import numpy as np
 
+from agenticrec_lite.tools.behavior import describe_last_rating
 from agenticrec_lite.tools.context import ItemCard, TaskContext
 from agenticrec_lite.tools.lists import show_list
 from agenticrec_lite.tools.text import escape
@@ -14,7 +15,8 @@ _WORD = re.compile(r"\w{4,}")  # of a title; shorter ones say little
 
 
 def get_user_profile(context: TaskContext) -> str:
-    """Describe the user's taste, and order the candidates by what their facts have in common with it: list profile.
+    """Describe the user's taste and mood, and order the candidates by the facts in common with the history: list
+    profile.
 
     Written from counts, not by a language model as in the paper: the same facts, reproducible anywhere.
     """
@@ -31,7 +33,8 @@ def get_user_profile(context: TaskContext) -> str:
     if ratings:
         parts.append(f"rates {np.mean(ratings):.1f} on average")
     parts.append(f"usual popularity {int(np.median([card.popularity for card in history]))}")
-    return "The user " + ", ".join(parts) + ".\n" + show_list(context, "profile", facts_in_common(context))
+    words = f"The user {', '.join(parts)}. {describe_last_rating(context)}"
+    return f"{words}\n" + show_list(context, "profile", facts_in_common(context))
 
 
 def facts_in_common(context: TaskContext) -> np.ndarray:
