@@ -236,7 +236,10 @@ def test_cards_are_made_when_they_are_asked_for(small_shop):
     (3.5, "Last rated 3.5 stars: let down."), (4.0, "Last rated 4 stars: pleased."), (float("nan"), "Last not rated."),
 ])  # fmt: skip
 def test_a_sentence_on_the_last_rating(stars, sentence, context):
-    assert describe_last_rating(replace(context, ratings=[5.0, stars])) == sentence
+    context = replace(context, ratings=[5.0, stars])
+    assert describe_last_rating(context) == sentence
+    telling = {name for name in TOOLS if sentence in call_tool(name, {"item_name": "h1"} if name == "item_info_search" else {}, context)}
+    assert telling == {"get_user_profile", "get_rating_behavior"}
 
 
 def test_groups_and_behaviour(context):
