@@ -238,7 +238,8 @@ def test_cards_are_made_when_they_are_asked_for(small_shop):
 def test_a_sentence_on_the_last_rating(stars, sentence, context):
     context = replace(context, ratings=[5.0, stars])
     assert describe_last_rating(context) == sentence
-    telling = {name for name in TOOLS if sentence in call_tool(name, {"item_name": "h1"} if name == "item_info_search" else {}, context)}
+    asked = {name: {"item_name": "h1"} if name == "item_info_search" else {} for name in TOOLS}
+    telling = {name for name, arguments in asked.items() if sentence in call_tool(name, arguments, context)}
     assert telling == {"get_user_profile", "get_rating_behavior"}
 
 
