@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from agenticrec_lite.agent.record import evidence_of, steps_of
+from agenticrec_lite.agent.record import evidence_of, mood_told, rule_of, steps_of
 from agenticrec_lite.evaluation.metrics import gains, user_bootstrap
 from agenticrec_lite.runs import read_config, read_trajectories
 from agenticrec_lite.tools import LISTS
@@ -28,12 +28,15 @@ def rests_on(rows: Sequence[Mapping]) -> dict:
 
     Returns:
         valid, calls; weights: mean weight of each list; called: share that calls each tool; commonest: the six most
-        frequent combinations of weights; good: share that rests on two or three of GOOD and on nothing else.
+        frequent combinations of weights; rules: the six most frequent rules on the user's mood, of the answers that
+        state one; good: share that rests on two or three of GOOD and on nothing else.
     """
     answered = [row for row in rows if row["outcome"] == "answered"]
     used = [evidence_of(row) for row in answered]
     tools = [{step.tool for step in steps_of(row) if step.kind == "call"} for row in answered]
     combinations = Counter(", ".join(f"{k} {v}" for k, v in sorted(row.items())) or "nothing" for row in used)
+    stated = [found[0] for row in answered if (found := rule_of(row)) is not None]
+    rules = Counter(", ".join(f"if {mood}: {name}" for mood, name in rule.items()) for rule in stated)
     lists = sorted({*LISTS.values(), *(name for row in used for name in row)})
     return {
         "n": len(rows),
@@ -42,19 +45,14 @@ def rests_on(rows: Sequence[Mapping]) -> dict:
         "weights": {name: float(np.mean([row.get(name, 0) for row in used])) for name in lists},
         "called": {tool: float(np.mean([tool in each for each in tools])) for tool in sorted(set().union(*tools))},
         "commonest": [[text, n / len(used)] for text, n in combinations.most_common(6)],
+        "rules": [[text, n / len(stated)] for text, n in rules.most_common(6)],
         "good": float(np.mean([len(set(row) & set(GOOD)) >= 2 and set(row) <= set(GOOD) for row in used])),
     }
 
 
-def sentence(row: Mapping) -> str | None:
-    """What the rating tool said of the user's mood, if it was asked."""
-    text = " ".join(step.text for step in steps_of(row) if step.kind == "observation")
-    return next((mood for mood in MOODS if f": {mood}." in text), None)
-
-
 def by_sentence(rows: Sequence[Mapping]) -> dict:
-    """`rests_on` of the trajectories that read each sentence, and of those that read none."""
-    parts = {mood: [row for row in rows if sentence(row) == mood] for mood in (*MOODS, None)}
+    """`rests_on` of the trajectories that were told each mood, and of those that were told none."""
+    parts = {mood: [row for row in rows if mood_told(row) == mood] for mood in (*MOODS, None)}
     return {str(mood): rests_on(part) for mood, part in parts.items() if any(r["outcome"] == "answered" for r in part)}
 
 

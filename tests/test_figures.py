@@ -11,7 +11,15 @@ import pytest  # noqa: E402
 
 from agenticrec_lite.errors import UserError  # noqa: E402
 from agenticrec_lite.methods import LABELS, METHODS
-from agenticrec_lite.show.figures import final_bars, reward_curve, side_by_side, tool_use, training_signals, weight_use
+from agenticrec_lite.show.figures import (
+    final_bars,
+    reward_curve,
+    side_by_side,
+    tool_use,
+    training_signals,
+    weight_use,
+    weights_by_mood,
+)  # fmt: skip
 
 TOOLS = ("tool_get_similar_users", "tool_get_similar_items", "tool_item_info_search")
 
@@ -68,6 +76,19 @@ def test_weights_have_a_panel_a_list_on_one_scale():
     assert len({axes.get_ylim() for axes in figure.axes}) == 1 and {"1.00", "0.50", "2.50"} <= set(texts(figure))
     with pytest.raises(UserError, match="no row with weight_users"):
         weight_use(make_metrics())
+
+
+def test_weights_by_mood_have_two_lines_a_list_on_one_scale(tmp_path):
+    levels = {"pleased_users": 1.0, "pleased_profile": 2.75, "let_down_users": 1.5, "let_down_profile": 0.25}
+    metrics = make_metrics().assign(**levels)
+    metrics.loc[3, list(levels)] = np.nan  # a step in which no tool told the mood
+    figure = weights_by_mood(metrics)
+    assert [axes.get_title(loc="left") for axes in figure.axes[:2]] == ["users", "profile"]
+    assert {axes.get_ylim() for axes in figure.axes[:2]} == {(0, 3.1)}  # weights go up to 3
+    assert {"1.00", "2.75", "1.50", "0.25"} <= set(texts(figure))
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["told: pleased", "told: let down"]
+    with pytest.raises(UserError, match="no row with pleased_users"):
+        weights_by_mood(make_metrics())
 
 
 def test_final_bars_shows_every_method_and_bound():

@@ -87,6 +87,24 @@ def test_mean_weights_are_of_what_valid_answers_follow():
     }  # fmt: skip
 
 
+def test_weights_are_told_apart_by_the_mood_that_a_tool_has_told():
+    def told(weights: str, sentence: str) -> Trajectory:
+        played = weighing(weights)
+        played.steps = [Step("call", "", "get_rating_behavior", {}), Step("observation", sentence), *played.steps]
+        return played
+
+    group = [
+        told("users 3, items 1", "High: h1. Last rated 5 stars: pleased."), weighing("users 2, items 2"),
+        told("users 1, items 1", "Low: h1. Last rated 1 star: let down."), told("users 0, items 3", "Last not rated."),
+        told("users 3, items 2", "Low: h1. Last rated 2.5 stars: let down."),
+    ]  # fmt: skip
+    row = step_metrics(group, 5)
+    assert (row["pleased_users"], row["pleased_items"]) == (3, 1)
+    assert (row["let_down_users"], row["let_down_items"], row["let_down_session"]) == (2, 1.5, 0)
+    assert row["weight_users"] == 9 / 5
+    assert not any(name.startswith(("pleased", "let_down")) for name in step_metrics([weighing("users 1")], 1))
+
+
 def test_pairs_have_figures_of_their_own():
     played = [
         trajectory(1.0, question="more"), trajectory(-1.0, question="less", outcome="bad_answer"), trajectory(0.25),

@@ -14,6 +14,7 @@ from agenticrec_lite.tools.lists import WEIGHED, read_weights
 from agenticrec_lite.tools.registry import ERROR
 
 _SOURCE = re.compile(r"(?:I follow|[Tt]he (?:first|last) of) (.+)\.$")
+_TOLD = re.compile(rf"Last rated [\d.]+ stars?: ({'|'.join(MOODS)})\.")
 _RULE = re.compile(r"If pleased: (.+?), if let down: (.+?)\. User (pleased|let down): (.+?) \d(?:,|\.)")
 _LIST = re.compile(r"^Candidates by (?P<name>[^:\n]+): (?P<pairs>\w+(?::\d+)?(?:, \w+(?::\d+)?)*)$", re.M)
 
@@ -44,6 +45,13 @@ def weights_of(trajectory: Trajectory | Mapping) -> dict[str, int]:
             except ToolError:  # of another tool that bears this name
                 continue
     return given
+
+
+def mood_told(trajectory: Trajectory | Mapping) -> str | None:
+    """The user's mood, as a tool has told it; None if no tool that tells it was asked."""
+    told = "\n".join(step.text for step in steps_of(trajectory) if step.kind == "observation")
+    found = _TOLD.search(told)
+    return found[1] if found else None
 
 
 def rule_of(trajectory: Trajectory | Mapping) -> tuple[dict[str, str], str, str] | None:

@@ -17,6 +17,8 @@ from matplotlib.figure import Figure
 
 from agenticrec_lite.errors import UserError
 from agenticrec_lite.methods import LABELS, is_part, ordered
+from agenticrec_lite.tools.behavior import MOODS
+from agenticrec_lite.tools.lists import HIGHEST
 
 INK, SOFT, FAINT = "#1b1f26", "#5a6270", "#e6e8ec"
 BLUE, VERMILLION = "#0072B2", "#D55E00"
@@ -113,6 +115,42 @@ def weight_use(metrics: pd.DataFrame) -> Figure:
     """
     names = list(metrics.filter(regex="^weight_")) or ["weight_users"]
     return _multiples(metrics, names, "mean weight behind an answer", 3)
+
+
+def weights_by_mood(metrics: pd.DataFrame) -> Figure:
+    """Mean weight of each list over training, of the answers to pleased users and to users who are let down.
+
+    Where the two lines part, the policy weighs by the mood that a tool has told it.
+
+    Args:
+        metrics: metrics.csv with columns stage, pleased_<list> and let_down_<list>.
+
+    Raises:
+        UserError: no row holds weights by mood.
+    """
+    lists = [name.removeprefix("pleased_") for name in metrics.filter(regex="^pleased_")] or ["users"]
+    told = metrics[metrics["stage"].isin(_stages(metrics, f"pleased_{lists[0]}"))]
+    rows, columns = -(-len(lists) // 3), 3
+    steps = np.arange(1, len(told) + 1)
+    with panels(rows, columns, figsize=(9.8, 2.15 * rows + 0.5), sharex=True, sharey=True) as (figure, grid):
+        for place, axes in enumerate(grid.flat):
+            axes.set_visible(place < len(lists))
+        for axes, name in zip(grid.flat, lists, strict=False):
+            for mood, (colour, line, _) in zip(MOODS, RUNS, strict=False):
+                column = f"{mood.replace(' ', '_')}_{name}"
+                mean = _trend(axes, steps, told.get(column, pd.Series(np.nan, told.index)), colour, line)
+                axes.annotate(f"{mean.iloc[-1]:.2f}", (steps[-1], mean.iloc[-1]), (4, 0), textcoords="offset points",
+                              va="center_baseline", fontsize=9, color=colour, annotation_clip=False)
+            axes.set_title(name, fontsize=9.5, fontweight="normal")
+            axes.set_ylim(0, HIGHEST + 0.1)
+        handles = [
+            plt.Line2D([], [], color=colour, linestyle=line, linewidth=2.2, label=f"told: {mood}")
+            for mood, (colour, line, _) in zip(MOODS, RUNS, strict=False)
+        ]
+        figure.legend(handles=handles, loc="outside upper right", ncols=len(MOODS))
+        figure.supxlabel("training step", fontsize=10)
+        figure.supylabel("mean weight behind an answer", fontsize=10)
+    return figure
 
 
 def _multiples(metrics: pd.DataFrame, names: Sequence[str], label: str, columns: int) -> Figure:

@@ -6,9 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 
 from agenticrec_lite.agent.question import Question
-from agenticrec_lite.agent.record import evidence_of
+from agenticrec_lite.agent.record import evidence_of, mood_told
 from agenticrec_lite.agent.trajectory import Trajectory
 from agenticrec_lite.tools import LISTS, TOOLS
+from agenticrec_lite.tools.behavior import MOODS
 
 
 def step_metrics(trajectories: Sequence[Trajectory], group_size: int, tools: Collection[str] = tuple(TOOLS)) -> dict:
@@ -44,6 +45,7 @@ def step_metrics(trajectories: Sequence[Trajectory], group_size: int, tools: Col
         **(dict(zip(("reward_pairs", "valid_pairs"), np.mean(pairs, axis=0), strict=True)) if pairs else {}),
         **{f"tool_{name}": calls[name] / len(trajectories) for name in tools},
         **mean_weights(trajectories),
+        **weights_by_mood(trajectories),
         **{f"outcome_{name}": count / len(trajectories) for name, count in sorted(outcomes.items())},
     }
 
@@ -69,6 +71,19 @@ def mean_weights(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     single = {name for row in used for name in row if name.startswith("like ")}  # one item's neighbours
     lists = dict.fromkeys([*LISTS.values(), *sorted({name for row in used for name in row} - single)])
     return {f"weight_{name}": float(np.mean([row.get(name, 0) for row in used])) for name in lists if used}
+
+
+def weights_by_mood(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """<mood>_<list>, as of `mean_weights`, of the trajectories in which a tool has told the user's mood.
+
+    Without columns for a mood that was told in none. Where they part, the policy weighs by what it has read.
+    """
+    parts = {mood: [t for t in trajectories if mood_told(t) == mood] for mood in MOODS}
+    return {
+        name.replace("weight", mood.replace(" ", "_"), 1): weight
+        for mood, part in parts.items()
+        for name, weight in mean_weights(part).items()
+    }
 
 
 def trajectory_rows(
