@@ -185,7 +185,7 @@ RULE = re.compile(r"If pleased: ([a-z0-9 ]+), if let down: ([a-z0-9 ]+)\. User (
 def test_once_the_mood_is_told_a_thought_states_a_rule_and_follows_it(tiny):
     """And the rule is drawn by lot: no lesson says which list goes with which mood."""
     rng, by_mood = np.random.default_rng(9), {"pleased": Counter(), "let down": Counter()}
-    for _ in range(1200):
+    for _ in range(4000):
         trajectory = played(tiny[1], rng, 6, random_world(rng, 1, 3))
         text = "\n".join(step.text for step in trajectory.steps)
         told, stated = re.search(r"Last rated .*: (pleased|let down)\.", text), RULE.search(text)
