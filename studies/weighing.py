@@ -36,7 +36,7 @@ def rests_on(rows: Sequence[Mapping]) -> dict:
     tools = [{step.tool for step in steps_of(row) if step.kind == "call"} for row in answered]
     combinations = Counter(", ".join(f"{k} {v}" for k, v in sorted(row.items())) or "nothing" for row in used)
     stated = [found[0] for row in answered if (found := rule_of(row)) is not None]
-    rules = Counter(", ".join(f"if {mood}: {name}" for mood, name in rule.items()) for rule in stated)
+    rules = Counter(", ".join(f"{name} if {mood}" for mood, name in rule.items()) for rule in stated)
     lists = sorted({*LISTS.values(), *(name for row in used for name in row)})
     return {
         "n": len(rows),

@@ -179,7 +179,7 @@ def test_teachers_without_a_habit_have_no_favourite_list(tiny):
     assert np.ptp(means) < 0.35 and min(means) > 0.9  # items is asked of single items too
 
 
-RULE = re.compile(r"If pleased: ([a-z0-9 ]+), if let down: ([a-z0-9 ]+)\. User (pleased|let down): ([a-z0-9 ]+) (\d)")
+RULE = re.compile(r"([a-z0-9 ]+) if pleased, ([a-z0-9 ]+) if let down\. User (pleased|let down): ([a-z0-9 ]+) (\d)")
 
 
 def test_once_the_mood_is_told_a_thought_states_a_rule_and_follows_it(tiny):
@@ -207,7 +207,7 @@ def test_of_a_rule_one_name_is_learnt_the_one_that_follows_from_rule_and_mood(ti
         at = row.action_mask.index(1)
         assert Counter(row.action_mask) == {1: 1, -1: len(row.completion_ids) - 1}
         before, after = (chat.tokenizer.decode(ids) for ids in (row.completion_ids[:at], row.completion_ids[at:]))
-        pleased, let_down, mood = re.search(r"If pleased: (.+), if let down: (.+)\. User (.+):$", before).groups()
+        pleased, let_down, mood = re.search(r"([\w ]+) if pleased, ([\w ]+) if let down\. User (.+):$", before).groups()
         assert after.startswith(f" {pleased if mood == 'pleased' else let_down} 3")
 
 
@@ -298,7 +298,7 @@ def test_the_exam_counts_valid_answers_and_those_that_keep_their_word(tiny):
     found = marks_of([*right, wrong, lost])
     named = sum(declared_answer(t) is not None for t in [*right, wrong])
     assert found["valid"] == 7 / 8 and found["named"] == named and found["exact"] == (named - 1) / named
-    said = "If pleased: users, if let down: like h3. User let down: "
+    said = "users if pleased, like h3 if let down. User let down: "
     broken, kept, silent = (
         replace(lost, steps=steps)
         for steps in ([Step("think", f"{said}users 3.")], [Step("think", f"{said}like h3 3.")], [])

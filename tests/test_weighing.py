@@ -26,7 +26,7 @@ def played(weights: str, told: str = "", thought: str = "I weigh.", outcome: str
 
 
 def rule(pleased: str, let_down: str, mood: str, first: str) -> str:
-    return f"If pleased: {pleased}, if let down: {let_down}. User {mood}: {first} 3."
+    return f"{pleased} if pleased, {let_down} if let down. User {mood}: {first} 3."
 
 
 ROWS = [
@@ -44,7 +44,7 @@ def test_what_answers_rest_on():
     assert found["called"]["candidates_analyze"] == 1 / 6 and found["called"]["weigh_evidence"] == 1
     assert found["good"] == 2 / 6  # one list alone is not weighed, popularity is none of the good ones
     assert found["rules"] == [
-        ["if pleased: users, if let down: popularity", 2 / 3], ["if pleased: users, if let down: items", 1 / 3],
+        ["users if pleased, popularity if let down", 2 / 3], ["users if pleased, items if let down", 1 / 3],
     ]  # fmt: skip
     assert dict(map(tuple, found["commonest"]))["items 3, users 3"] == 1 / 6
 

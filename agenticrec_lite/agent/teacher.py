@@ -161,11 +161,13 @@ def by_a_rule(lists: Sequence[str], mood: str, rng: np.random.Generator, habit: 
     """A rule drawn by lot, in words that end with the user's mood, and weights that follow it.
 
     The list that the rule names for this mood comes first and weighs most. A habit prefers the same lists here as in
-    `free_weights`.
+    `free_weights`. The first name begins the thought, without a space before it, so that nano writes it with another
+    token than the second: rewards of one mood shall not move the other's name. (In "If pleased: session, if let down:
+    popularity" they did: both places had gradients with a cosine of .95, and both names became the same.)
     """
     often = np.array([np.dot(habit.weights.get(name, _EVEN), range(HIGHEST + 1)) for name in lists])
     rule = dict(zip(MOODS, rng.choice(lists, len(MOODS), p=often / often.sum()).tolist(), strict=True))
-    words = ", ".join(f"if {each}: {name}" for each, name in rule.items()).capitalize()
+    words = ", ".join(f"{name} if {each}" for each, name in rule.items())
     beside = {name: int(rng.choice(HIGHEST + 1, p=BESIDE)) for name in lists if name != rule[mood]}
     return f"{words}. User {mood}:", {rule[mood]: HIGHEST} | beside
 
