@@ -15,7 +15,7 @@ from agenticrec_lite.tools.registry import ERROR
 
 _SOURCE = re.compile(r"(?:I follow|[Tt]he (?:first|last) of) (.+)\.$")
 _TOLD = re.compile(rf"Last rated [\d.]+ stars?: ({'|'.join(MOODS)})\.")
-_RULE = re.compile(r"([\w ]+) if pleased, ([\w ]+) if let down\. User (pleased|let down): ([\w ]+) \d(?:,|\.)")
+_RULE = re.compile(r"([^\s.,][^.,\n]*?) if pleased, (.+?) if let down\. User (pleased|let down): (.+?) \d(?:,|\.)")
 _LIST = re.compile(r"^Candidates by (?P<name>[^:\n]+): (?P<pairs>\w+(?::\d+)?(?:, \w+(?::\d+)?)*)$", re.M)
 
 
